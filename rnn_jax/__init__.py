@@ -1,0 +1,32 @@
+"""rnn_jax: a functional laboratory for recurrent networks in JAX.
+
+A recurrent cell is one pure function; scanning, masking, batching, differentiating and measuring
+are done to it from outside.
+"""
+
+from rnn_jax import analysis, cells, numerics, schemes, theory
+from rnn_jax.base import Cell, HiddenState
+from rnn_jax.cells import CELLS, LSTMState, elman, gru, lstm
+from rnn_jax.unroll import Trajectory, length_mask, unroll, unroll_static, unroll_truncated
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CELLS",
+    "Cell",
+    "HiddenState",
+    "LSTMState",
+    "Trajectory",
+    "analysis",
+    "cells",
+    "elman",
+    "gru",
+    "length_mask",
+    "lstm",
+    "numerics",
+    "schemes",
+    "theory",
+    "unroll",
+    "unroll_static",
+    "unroll_truncated",
+]

@@ -1,0 +1,145 @@
+"""What a recurrent cell is: one record of pure functions.
+
+Dimension glossary, used by every docstring of the package:
+
+====  =========================================================
+T     time steps; sequences are time-major, ``(T, D)``
+B     batch; cells are unbatched, ``jax.vmap`` adds the axis
+D     input features
+H     hidden units
+G     gates packed on the last axis of a kernel, ``(D, G * H)``
+S     the flat state, in the order of ``ravel_pytree``
+====  =========================================================
+"""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Params = Any
+"""A pytree of arrays, for most cells a dict with packed kernels."""
+State = Any
+"""A named record (a ``NamedTuple``) of arrays."""
+Drive = Any
+"""The part of a step that depends on the input alone."""
+PyTree = Any
+
+
+class InitFn(Protocol):
+    """Draws parameters; ``scheme=None`` is `schemes.orthogonal`, ``dtype=None`` JAX's default."""
+
+    def __call__(
+        self,
+        key: jax.Array,
+        input_size: int,
+        hidden_size: int,
+        *,
+        scheme: Any = None,
+        dtype: Any = None,
+    ) -> Params: ...
+
+
+class InitialStateFn(Protocol):
+    """The unbatched state before the first step, in the dtype of the parameters."""
+
+    def __call__(self, params: Params, /) -> State: ...
+
+
+class StepFn(Protocol):
+    """One step, s_t, y_t = f(s_{t-1}, drive_t): same structure, shapes and dtypes of the state."""
+
+    def __call__(self, params: Params, state: State, drive: Drive, /) -> tuple[State, jax.Array]: ...
+
+
+class ProjectFn(Protocol):
+    """The input-only part of a step, for any leading axes of ``x``."""
+
+    def __call__(self, params: Params, x: jax.Array, /) -> Drive: ...
+
+
+class ReadFn(Protocol):
+    """The output as a function of the *new* state, y_t = g(s_t, drive_t)."""
+
+    def __call__(self, params: Params, state: State, drive: Drive, /) -> jax.Array: ...
+
+
+class JacobianFn(Protocol):
+    """The closed form of ds_t/ds_{t-1}, shape (S, S), S in the order of ``ravel_pytree``."""
+
+    def __call__(self, params: Params, state: State, drive: Drive, /) -> jax.Array: ...
+
+
+class HiddenState(NamedTuple):
+    """The state of a cell that carries its hidden vector and nothing else."""
+
+    hidden: jax.Array
+
+
+def identity_projection(params: Params, x: jax.Array) -> Drive:
+    """The drive of a cell that has no input-only part: the input itself."""
+    del params
+    return x
+
+
+def read_hidden(params: Params, state: Any, drive: Drive) -> jax.Array:
+    """The output of a cell that shows its hidden vector: y_t = h_t."""
+    del params, drive
+    return state.hidden
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A recurrent cell: a hashable record of pure functions, and itself a scan body.
+
+    s_t, y_t = step(params, s_{t-1}, project(params, x_t)),    y_t = read(params, s_t, drive_t)
+
+    Splitting off ``project`` lets a caller compute it for all time steps at once. ``read``
+    repeats what ``step`` returns as its output, as a function of the new state alone, so that
+    instruments can perturb a state *before* it is read and obtain the total derivative dL/ds_t.
+
+    A cell is a static pytree: it passes through ``jit``, ``vmap`` and ``scan`` like a constant.
+    Factories are memoised, so equal options give the same cell and hit the same jit cache.
+
+    >>> import functools, jax, jax.numpy as jnp, rnn_jax
+    >>> cell = rnn_jax.gru()
+    >>> params = cell.init(jax.random.key(0), 3, 5)
+    >>> state, outputs = jax.lax.scan(
+    ...     functools.partial(cell, params), cell.initial_state(params), jnp.ones((7, 3)))
+    >>> outputs.shape
+    (7, 5)
+    """
+
+    name: str
+    init: InitFn
+    initial_state: InitialStateFn
+    step: StepFn
+    project: ProjectFn = identity_projection
+    read: ReadFn = read_hidden
+    jacobian: JacobianFn | None = None
+
+    def __call__(self, params: Params, state: State, x: jax.Array) -> tuple[State, jax.Array]:
+        """One step from the raw input: ``(state, output)``, the order of ``lax.scan``."""
+        return self.step(params, state, self.project(params, x))
+
+    def __repr__(self) -> str:
+        return f"<Cell {self.name}>"
+
+
+def project_packed(cell: str, params: Params, x: jax.Array) -> jax.Array:
+    """The drive of a packed-kernel cell, ``x @ kernel + bias``, shape (..., G * H).
+
+    The input is cast to the dtype of the parameters, which decide the precision of the whole
+    recurrence: otherwise float32 data would silently promote a bfloat16 network.
+
+    Raises:
+      ValueError: if the last axis of ``x`` is not the D of the kernel.
+    """
+    kernel = params["kernel"]
+    if x.ndim == 0 or x.shape[-1] != kernel.shape[0]:
+        raise ValueError(
+            f"{cell}: the input x has shape {x.shape}; its last axis must be the "
+            f"{kernel.shape[0]} features that the kernel was made for"
+        )
+    return x.astype(kernel.dtype) @ kernel + params["bias"]

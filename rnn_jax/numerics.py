@@ -1,0 +1,140 @@
+"""Numbers beyond the range of floating point, each function with the reason it exists.
+
+A gradient that halves at every step leaves float32 after 126 steps, and its *square*, on which
+``jnp.linalg.norm`` and ``optax.tree.norm`` are built, after 63: they then report a gradient of
+exactly zero (or, the other way, of infinity) although nothing of the kind has happened.
+
+The remedy here is a mantissa with an integer exponent shared by a whole pytree, `Scaled`.
+Because all scaling is by powers of two it is exact: wherever the plain computation neither
+under- nor overflows, the scaled one returns the same bits, at any length of sequence.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnn_jax.base import PyTree
+
+ZERO_EXPONENT = -(2**30)
+"""The exponent of an exact zero: below that of any number, so a sum never aligns to it."""
+
+
+class Scaled(NamedTuple):
+    """The pytree ``mantissa * 2**exponent``, one int32 exponent for all its leaves."""
+
+    mantissa: PyTree
+    exponent: jax.Array
+
+
+def _compute_dtype(tree: PyTree) -> jnp.dtype:
+    """float64 if a leaf has it, else float32: half precision is too narrow to measure in."""
+    wide = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(tree))
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)
+
+
+def _layout(dtype: jnp.dtype) -> tuple[jnp.dtype, int, int]:
+    """The integer of the same width, the bits of the mantissa and the exponent's bias."""
+    info = jnp.finfo(dtype)
+    return jnp.dtype(f"int{info.bits}"), int(info.nmant), int(info.maxexp) - 1
+
+
+def power_of_two(exponent: jax.Array, dtype: jnp.dtype = jnp.dtype(jnp.float32)) -> jax.Array:
+    """2**exponent, exactly; 0 below the normal range of ``dtype`` and clipped above it.
+
+    ``jnp.exp2`` and ``jnp.ldexp`` go through a power function and may miss the last bit.
+
+    >>> power_of_two(jnp.array([-3, 0, 5, -10_000])).tolist()
+    [0.125, 1.0, 32.0, 0.0]
+    """
+    integer, bits, bias = _layout(dtype)
+    biased = jnp.clip(exponent.astype(integer) + bias, 0, 2 * bias)
+    return lax.bitcast_convert_type(biased << bits, dtype)
+
+
+def _largest(tree: PyTree) -> jax.Array:
+    """The largest absolute value in a pytree; NaN if there is one."""
+    dtype = _compute_dtype(tree)
+    peaks = [
+        jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in jax.tree.leaves(tree)
+    ]
+    return jnp.max(jnp.stack(peaks)) if len(peaks) > 1 else peaks[0]
+
+
+def multiply(tree: PyTree, factor: jax.Array) -> PyTree:
+    """Every leaf times one scalar, each in its own dtype."""
+    return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)
+
+
+def rescale(tree: PyTree, exponent: jax.Array | int = 0) -> Scaled:
+    """``tree * 2**exponent`` with its largest entry brought into [1, 2).
+
+    An exact zero gets `ZERO_EXPONENT`; NaN and infinity stay what they are.
+
+    >>> scaled = rescale(jnp.array([0.0, -6.0]))
+    >>> scaled.mantissa.tolist(), int(scaled.exponent)
+    ([0.0, -1.5], 2)
+    """
+    peak = _largest(tree)
+    integer, bits, bias = _layout(peak.dtype)
+    shift = (lax.bitcast_convert_type(peak, integer) >> bits) - bias
+    # Both 2**shift and 2**-shift have to be normal numbers.
+    shift = jnp.clip(shift, 1 - bias, bias - 1).astype(jnp.int32)
+    mantissa = multiply(tree, power_of_two(-shift, peak.dtype))
+    return Scaled(mantissa, jnp.where(peak == 0, ZERO_EXPONENT, exponent + shift))
+
+
+def align(*terms: Scaled) -> tuple[tuple[PyTree, ...], jax.Array]:
+    """The mantissas of several numbers brought to their largest exponent, and that exponent."""
+    exponent = terms[0].exponent
+    for term in terms[1:]:
+        exponent = jnp.maximum(exponent, term.exponent)
+    return (
+        tuple(
+            multiply(
+                term.mantissa,
+                power_of_two(term.exponent - exponent, _compute_dtype(term.mantissa)),
+            )
+            for term in terms
+        ),
+        exponent,
+    )
+
+
+def add(first: Scaled, second: Scaled) -> Scaled:
+    """The sum of two scaled pytrees, to the rounding of an ordinary addition."""
+    (a, b), exponent = align(first, second)
+    return Scaled(jax.tree.map(jnp.add, a, b), exponent)
+
+
+def log_norm(tree: PyTree | Scaled) -> jax.Array:
+    """ln ||tree||_2 over all leaves together, from entries of any magnitude.
+
+    The largest entry m is taken out before squaring, ln m + ln(sum (x / m)**2) / 2, so that
+    nothing under- or overflows. Exact zero is -inf; NaN stays NaN and infinity infinity.
+
+    >>> x = jnp.full(4, 1e-30)
+    >>> float(jnp.linalg.norm(x)), round(float(log_norm(x)), 4)   # ln 2e-30
+    (0.0, -68.3844)
+    """
+    if isinstance(tree, Scaled):
+        norm = log_norm(tree.mantissa)
+        return norm + jnp.where(tree.exponent == ZERO_EXPONENT, 0, tree.exponent) * math.log(2)
+    peak = _largest(tree)
+    unit = jnp.where((peak > 0) & (peak < jnp.inf), peak, 1)
+    total = sum(
+        jnp.sum(jnp.square(leaf.astype(unit.dtype) / unit)) for leaf in jax.tree.leaves(tree)
+    )
+    return jnp.log(unit) + jnp.log(total) / 2
+
+
+def log_root_mean_square(log_values: jax.Array, axis: int = 0) -> jax.Array:
+    """ln of the root mean square of numbers given by their logarithms.
+
+    >>> round(float(jnp.exp(log_root_mean_square(jnp.log(jnp.array([1.0, 7.0]))))), 4)
+    5.0
+    """
+    count = log_values.shape[axis]
+    return (jax.nn.logsumexp(2 * log_values, axis=axis) - math.log(count)) / 2

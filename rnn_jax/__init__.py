@@ -4,7 +4,7 @@ A recurrent cell is one pure function; scanning, masking, batching, differentiat
 are done to it from outside.
 """
 
-from rnn_jax import analysis, cells, numerics, schemes, theory
+from rnn_jax import analysis, cells, combinators, numerics, schemes, theory
 from rnn_jax.base import Cell, HiddenState
 from rnn_jax.cells import CELLS, LSTMState, elman, gru, lstm
 from rnn_jax.unroll import Trajectory, length_mask, unroll, unroll_static, unroll_truncated
@@ -19,6 +19,7 @@ __all__ = [
     "Trajectory",
     "analysis",
     "cells",
+    "combinators",
     "elman",
     "gru",
     "length_mask",

@@ -1,0 +1,249 @@
+"""Sources: where the input sequences of an experiment come from.
+
+Every feature of every source has mean 0 and variance 1 over its corpus. Under an input kernel of
+variance 1/D all sources therefore drive a cell with the same pre-activation variance, and what
+differs between them is structure in time alone.
+
+Shapes: T time, B batch, D features, N steps in a corpus, A distinct characters.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+
+# Character embeddings are the same in every run and on every machine: this seed draws them.
+EMBEDDING_SEED = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named supply of standardised sequences.
+
+    `sample(rng, batch, length)` returns (T, B, D) float32, time-major, and depends on the state of
+    `rng` alone. The sequences of a batch are drawn independently: windows of a corpus may overlap.
+    A batch or length below 1, or a length above `steps`, is a ValueError; no integer, a TypeError.
+
+    `steps` is the length of the corpus, so the longest sequence, None where there is no end. One
+    sequence is cheap to draw, and checks a length before anything is computed.
+    """
+
+    name: str
+    size: int
+    sample: Callable[[np.random.Generator, int, int], np.ndarray]
+    steps: int | None = None
+
+
+def white_noise(size: int) -> Source:
+    """Independent standard normals: D = `size`, without end.
+
+    >>> white_noise(3).sample(np.random.default_rng(0), batch=2, length=5).shape
+    (5, 2, 3)
+    """
+    _check_counts(size=size)
+
+    def sample(rng: np.random.Generator, batch: int, length: int) -> np.ndarray:
+        _check_counts(batch=batch, length=length)
+        return rng.standard_normal((length, batch, size), dtype=np.float32)
+
+    return Source("white_noise", size, sample)
+
+
+def python_docs(size: int) -> Source:
+    """CPython's own documentation topics as embedded characters: D = `size`, N about 465 000.
+
+    The topics ship with Python in `pydoc_data`, so the text is that of the running version. They
+    are joined in the order of their names; windows start anywhere.
+
+    >>> python_docs(8).sample(np.random.default_rng(0), batch=2, length=5).shape
+    (5, 2, 8)
+    """
+    from pydoc_data.topics import topics
+
+    text = "".join(topics[name] for name in sorted(topics))
+    return _text_source("python_docs", text, size, where="python_docs")
+
+
+def digits() -> Source:
+    """Handwritten digits (scikit-learn's 1797, 8 x 8) read pixel by pixel: D = 1, without end.
+
+    A sequence starts at the first pixel of a random digit; past 64 steps it reads on into further
+    digits, each drawn anew.
+
+    >>> digits().sample(np.random.default_rng(0), batch=2, length=100).shape
+    (100, 2, 1)
+    """
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+
+    images = load_digits().data  # (1797, 64)
+    pixels = _standardise(images.reshape(-1, 1)).reshape(images.shape)
+    count, area = pixels.shape
+
+    def sample(rng: np.random.Generator, batch: int, length: int) -> np.ndarray:
+        _check_counts(batch=batch, length=length)
+        chosen = rng.integers(count, size=(batch, -(-length // area)))
+        return pixels[chosen].reshape(batch, -1).T[:length, :, None]
+
+    return Source("digits", 1, sample)
+
+
+def from_file(path: str | os.PathLike[str], size: int) -> Source:
+    r"""The user's own file, named after it; windows start anywhere.
+
+    `.csv` and `.tsv` hold one time step per row; a first row without a number is a header. D is
+    the number of columns in use: numeric (most of their filled cells are numbers) and not constant;
+    `size` is ignored. The separator is the first of tab, semicolon and comma that the first line
+    holds outside quotes; beside semicolons a comma is the decimal mark. Any other file is text:
+    its characters embedded as D = `size` features, every line end a newline.
+
+    Raises ValueError, one line naming the path, for a file that is missing, unreadable, empty, not
+    UTF-8, or one character repeated; for a table that does not parse, has no column to use, or in
+    such a column a cell without a finite number; by `sample`, for a length above `steps`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "prices.csv")
+    ...     _ = path.write_text("day,open,close\nMon,1,10\nTue,2,30\nWed,3,20\n")
+    ...     prices = from_file(path, size=16)
+    >>> prices.name, prices.size, prices.steps
+    ('prices.csv', 2, 3)
+    >>> prices.sample(np.random.default_rng(0), batch=1, length=3)[:, 0, 1].round(3)
+    array([-1.225,  1.225,  0.   ], dtype=float32)
+    """
+    path = Path(os.path.expanduser(path))
+    text = _read_text(path)
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        return _text_source(path.name, text, size, where=str(path))
+    rows = _standardise(_numeric_columns(path, text))
+    return _window_source(path.name, rows, np.arange(len(rows)), f"{path}: has {len(rows)} rows")
+
+
+def source(name: str, size: int, path: str | os.PathLike[str] | None = None) -> Source:
+    """The source called `name`: white_noise, python_docs, digits or file.
+
+    `path` is read by "file" alone, `size` by all that leave D open. Raises ValueError for an
+    unknown name, "file" without a path, and what the source itself refuses.
+
+    >>> source("white_noise", size=4).size
+    4
+    """
+    makers: dict[str, Callable[[], Source]] = {
+        "white_noise": lambda: white_noise(size),
+        "python_docs": lambda: python_docs(size),
+        "digits": digits,
+        "file": lambda: from_file(path or "", size),
+    }
+    if name not in makers:
+        near = difflib.get_close_matches(name, makers, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown source {name!r}, expected one of {', '.join(makers)}{hint}")
+    if name == "file" and not path:
+        raise ValueError(f"source 'file' has path {path!r}, expected the path of a file")
+    return makers[name]()
+
+
+def characters(text: str) -> tuple[np.ndarray, str]:
+    """Splits a text into codes (N,) and its alphabet (A characters, in code point order).
+
+    >>> characters("banana")
+    (array([1, 0, 2, 0, 2, 0], dtype=int32), 'abn')
+    """
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    alphabet, codes = np.unique(points, return_inverse=True)
+    return codes.astype(np.int32), "".join(map(chr, alphabet))
+
+
+def _text_source(name: str, text: str, size: int, *, where: str) -> Source:
+    """Windows of embedded characters; errors call the text `where`."""
+    _check_counts(size=size)
+    codes, alphabet = characters(text)
+    if len(alphabet) < 2:
+        raise ValueError(f"{where}: repeats the one character {alphabet!r}, expected at least two")
+    # Why an embedding: one-hot characters have features of variance about 1/D, not 1, and so drive
+    # a cell far more weakly than noise does; standardising them would blow up the rare ones.
+    table = np.random.default_rng(EMBEDDING_SEED).standard_normal((len(alphabet), size))
+    table = _standardise(table, weights=np.bincount(codes))
+    return _window_source(name, table, codes, f"{where}: has {len(codes)} characters")
+
+
+def _window_source(name: str, table: np.ndarray, codes: np.ndarray, has: str) -> Source:
+    """Windows of the corpus `table[codes]`: table (A, D), codes (N,)."""
+
+    def sample(rng: np.random.Generator, batch: int, length: int) -> np.ndarray:
+        _check_counts(batch=batch, length=length)
+        if length > len(codes):
+            raise ValueError(f"{has}, expected at least the length asked for, {length}")
+        starts = rng.integers(len(codes) - length + 1, size=batch)
+        return table[codes[starts + np.arange(length)[:, None]]]
+
+    return Source(name, table.shape[1], sample, steps=len(codes))
+
+
+def _standardise(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Columns of values (N, D) with mean 0 and variance 1, rows weighted by weights (N,)."""
+    low, high = values.min(axis=0), values.max(axis=0)
+    values = (values - low) / (high - low)  # so that no magnitude can overflow the squares
+    values = values - np.average(values, axis=0, weights=weights)
+    variance = np.average(values**2, axis=0, weights=weights)
+    return (values / np.sqrt(variance)).astype(np.float32)
+
+
+def _read_text(path: Path) -> str:
+    """The text of a UTF-8 file without its byte order mark, every line end a newline."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}, expected a readable file") from error
+    if (offset := data.find(0)) >= 0:
+        raise ValueError(f"{path}: is binary (NUL at byte {offset}), expected UTF-8 text")
+    try:
+        text = data.decode().removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text at byte {error.start}: {error.reason}") from error
+    if not text.strip():
+        raise ValueError(f"{path}: is empty or blank, expected text or rows of numbers")
+    return text
+
+
+def _numeric_columns(path: Path, text: str) -> np.ndarray:
+    """The numeric, varying columns of a table, (N, D) float64."""
+    import pandas as pd  # type: ignore[import-untyped]
+
+    first_line = re.sub('"[^"]*"', "", text.lstrip("\n").partition("\n")[0])
+    mark = next((mark for mark in "\t;," if mark in first_line), ",")
+    try:
+        cells = pd.read_csv(StringIO(text), sep=mark, header=None, dtype=str, skipinitialspace=True)
+    except ValueError as error:  # pandas' own reason, which may span lines
+        raise ValueError(f"{path}: is not a table: {' '.join(str(error).split())}") from error
+    if mark == ";":
+        cells = cells.apply(lambda column: column.str.replace(",", "."))
+    numbers = cells.apply(pd.to_numeric, errors="coerce").to_numpy(float)
+
+    header = int(np.isnan(numbers[0]).all())  # no number in the first row: it names the columns
+    names, cells, numbers = cells.iloc[0], cells[header:], numbers[header:]
+    # Most of the filled cells, not all: a stray word is an error, not a reason to leave out.
+    numeric = 2 * np.sum(~np.isnan(numbers), axis=0) > cells.notna().sum(axis=0).to_numpy()
+    faults = np.argwhere(numeric & ~np.isfinite(numbers))
+    if len(faults):
+        row, column = faults[0].tolist()
+        where = f"data row {row + 1}, column {names[column] if header else column + 1!r:.40}"
+        cell = cells.fillna("").iat[row, column]
+        raise ValueError(f"{path}: {where}: expected a finite number, got {cell!r:.40}")
+    numbers = numbers[:, numeric]
+    varying = numbers.min(axis=0, initial=np.inf) < numbers.max(axis=0, initial=-np.inf)
+    if not varying.any():
+        raise ValueError(f"{path}: has no numeric column that varies, expected at least one")
+    return numbers[:, varying]
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}, expected an integer")
+        if value < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1")

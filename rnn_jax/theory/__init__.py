@@ -1,0 +1,13 @@
+"""Closed forms: what the instruments should read."""
+
+from rnn_jax.theory.paths import forget_path, gain_power, update_path, vanilla_bound
+from rnn_jax.theory.random_matrices import tied_spectral_norm, untied_typical_rate
+
+__all__ = [
+    "forget_path",
+    "gain_power",
+    "tied_spectral_norm",
+    "untied_typical_rate",
+    "update_path",
+    "vanilla_bound",
+]

@@ -49,7 +49,9 @@ class InitialStateFn(Protocol):
 class StepFn(Protocol):
     """One step, s_t, y_t = f(s_{t-1}, drive_t): same structure, shapes and dtypes of the state."""
 
-    def __call__(self, params: Params, state: State, drive: Drive, /) -> tuple[State, jax.Array]: ...
+    def __call__(
+        self, params: Params, state: State, drive: Drive, /
+    ) -> tuple[State, jax.Array]: ...
 
 
 class ProjectFn(Protocol):

@@ -10,7 +10,7 @@ under- nor overflows, the scaled one returns the same bits, at any length of seq
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,13 +35,13 @@ def _compute_dtype(tree: PyTree) -> jnp.dtype:
     return jnp.dtype(jnp.float64 if wide else jnp.float32)
 
 
-def _layout(dtype: jnp.dtype) -> tuple[jnp.dtype, int, int]:
+def _layout(dtype: Any) -> tuple[jnp.dtype, int, int]:
     """The integer of the same width, the bits of the mantissa and the exponent's bias."""
     info = jnp.finfo(dtype)
     return jnp.dtype(f"int{info.bits}"), int(info.nmant), int(info.maxexp) - 1
 
 
-def power_of_two(exponent: jax.Array, dtype: jnp.dtype = jnp.dtype(jnp.float32)) -> jax.Array:
+def power_of_two(exponent: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
     """2**exponent, exactly; 0 below the normal range of ``dtype`` and clipped above it.
 
     ``jnp.exp2`` and ``jnp.ldexp`` go through a power function and may miss the last bit.
@@ -57,9 +57,7 @@ def power_of_two(exponent: jax.Array, dtype: jnp.dtype = jnp.dtype(jnp.float32))
 def _largest(tree: PyTree) -> jax.Array:
     """The largest absolute value in a pytree; NaN if there is one."""
     dtype = _compute_dtype(tree)
-    peaks = [
-        jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in jax.tree.leaves(tree)
-    ]
+    peaks = [jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in jax.tree.leaves(tree)]
     return jnp.max(jnp.stack(peaks)) if len(peaks) > 1 else peaks[0]
 
 

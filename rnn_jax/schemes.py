@@ -55,7 +55,9 @@ class Layout:
         for name in ("input_size", "hidden_size"):
             size = getattr(self, name)
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"{self.cell}: {name} must be an integer of at least 1, got {size!r}")
+                raise ValueError(
+                    f"{self.cell}: {name} must be an integer of at least 1, got {size!r}"
+                )
 
 
 Draw = Callable[[jax.Array, Layout], jax.Array]
@@ -140,7 +142,8 @@ def gaussian(gain: jax.typing.ArrayLike = 1.0, forget_bias: jax.typing.ArrayLike
     def recurrent(key: jax.Array, layout: Layout) -> jax.Array:
         size = layout.hidden_size
         shape = (size, len(layout.gates) * size)
-        return gain * size**-0.5 * jax.random.normal(key, shape, layout.dtype)
+        scale = jnp.asarray(gain, layout.dtype) * size**-0.5
+        return scale * jax.random.normal(key, shape, layout.dtype)
 
     return _standard("gaussian", recurrent, forget_bias)
 
@@ -153,7 +156,7 @@ def identity(gain: jax.typing.ArrayLike = 1.0, forget_bias: jax.typing.ArrayLike
 
     def recurrent(key: jax.Array, layout: Layout) -> jax.Array:
         del key
-        eye = gain * jnp.eye(layout.hidden_size, dtype=layout.dtype)
+        eye = jnp.asarray(gain, layout.dtype) * jnp.eye(layout.hidden_size, dtype=layout.dtype)
         return jnp.concatenate([eye] * len(layout.gates), axis=1)
 
     return _standard("identity", recurrent, forget_bias)
@@ -279,7 +282,9 @@ PRESETS: Mapping[str, Callable[[], Scheme]] = {
 def _standard(name: str, recurrent_kernel: Draw, forget_bias: jax.typing.ArrayLike) -> Scheme:
     def check(layout: Layout) -> None:
         # A traced bias counts as given: its value cannot be looked at.
-        given = isinstance(forget_bias, jax.core.Tracer) or bool(jnp.any(jnp.asarray(forget_bias) != 0))
+        given = isinstance(forget_bias, jax.core.Tracer) or bool(
+            jnp.any(jnp.asarray(forget_bias) != 0)
+        )
         if given and layout.keep is None:
             raise ValueError(
                 f"the scheme {name} has a forget bias, but the cell {layout.cell} has no gate "
@@ -307,7 +312,7 @@ def _orthogonal(gain: jax.typing.ArrayLike) -> Draw:
         # JAX fixes the sign of the QR factor, without which the draw would not be Haar.
         square = (layout.hidden_size, layout.hidden_size)
         block = lambda gate_key: initializers.orthogonal()(gate_key, square, layout.dtype)  # noqa: E731
-        return gain * _per_gate(block, key, layout)
+        return jnp.asarray(gain, layout.dtype) * _per_gate(block, key, layout)
 
     return draw
 

@@ -207,6 +207,11 @@ def unroll_static(
     return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *visited)
 
 
+def states_before(first: State, states: State) -> State:
+    """The state before each step, s_0 .. s_{T-1}, from s_0 and a trajectory's s_1 .. s_T."""
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), first, states)
+
+
 def prepare(
     cell: Cell,
     params: Params,
@@ -223,11 +228,10 @@ def prepare(
     still reaches the gradient, as 0 * NaN.
     """
     xs = jax.tree.map(jnp.asarray, xs)
-    lengths = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(xs)}
-    if len(lengths) != 1 or None in lengths:
-        shapes = [leaf.shape for leaf in jax.tree.leaves(xs)]
+    shapes = [leaf.shape for leaf in jax.tree.leaves(xs)]
+    if () in shapes or len({shape[0] for shape in shapes}) != 1:
         raise ValueError(f"xs must have one leading time axis, got shapes {shapes}")
-    (length,) = lengths
+    length = shapes[0][0]
 
     initial = cell.initial_state(params)
     state = initial if state is None else state
@@ -319,9 +323,9 @@ def _check_step(cell: Cell, params: Params, state: State, xs: PyTree) -> None:
     new, _ = jax.eval_shape(cell, params, state, x)
     if _describe(new) != _describe(state):
         raise ValueError(
-            f"xs: a step of the cell {cell.name} on an input of shape "
-            f"{[leaf.shape for leaf in jax.tree.leaves(x)]} turns the state {_describe(state)} into "
-            f"{_describe(new)}; xs must be one sequence (T, D): use jax.vmap for a batch"
+            f"xs: a step of the cell {cell.name} on an input {_describe(x)} turns the state "
+            f"{_describe(state)} into {_describe(new)}; xs must be one sequence (T, D): use "
+            "jax.vmap for a batch"
         )
 
 

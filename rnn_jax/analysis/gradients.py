@@ -10,7 +10,7 @@ from jax import lax
 from rnn_jax import numerics
 from rnn_jax.base import Cell, Params, PyTree, State
 from rnn_jax.numerics import Scaled
-from rnn_jax.unroll import Steps, advance, prepare, unroll
+from rnn_jax.unroll import Steps, advance, prepare, states_before, unroll
 
 
 class GradientFlow(NamedTuple):
@@ -82,7 +82,7 @@ def gradient_flow(
     first, steps, length = prepare(cell, params, xs, state, mask, reset)
     _, trajectory = unroll(cell, params, xs, state=state, mask=mask, reset=reset)
     cotangents = _cotangents(trajectory.outputs, cotangent, loss, steps.mask)
-    previous = shift(first, trajectory.states)
+    previous = states_before(first, trajectory.states)
 
     Carry = tuple[Scaled, Scaled]
 
@@ -107,9 +107,7 @@ def gradient_flow(
         return (numerics.rescale(by_previous, exponent), total), norms
 
     carry = (zero_like(first), zero_like(params))
-    (by_initial, total), norms = lax.scan(
-        back, carry, (previous, cotangents, steps), reverse=True
-    )
+    (by_initial, total), norms = lax.scan(back, carry, (previous, cotangents, steps), reverse=True)
     by_time, parts_by_time, by_step, truncated = norms
     if state is None and length:
         # A learned initial state is a parameter too; it belongs to the longest horizon.
@@ -123,11 +121,6 @@ def gradient_flow(
         by_step,
         truncated[::-1],
     )
-
-
-def shift(first: State, states: State) -> State:
-    """The state before each step: s_0 .. s_{T-1} from s_0 and s_1 .. s_T."""
-    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), first, states)
 
 
 def zero_like(tree: PyTree) -> Scaled:
@@ -164,11 +157,14 @@ def _cotangents(
         raise ValueError("gradient_flow needs either a cotangent or a loss, not both")
     if loss is not None:
         return jax.grad(loss)(outputs)
-    cotangent = jnp.asarray(cotangent, outputs.dtype)
-    if cotangent.shape != outputs.shape[1:]:
-        raise ValueError(
-            f"cotangent must have the shape of one output, {outputs.shape[1:]}, "
-            f"got {cotangent.shape}"
-        )
     last = -1 if mask is None else mask.shape[0] - 1 - jnp.argmax(mask[::-1])
-    return jnp.zeros_like(outputs).at[last].set(cotangent)
+    return jnp.zeros_like(outputs).at[last].set(as_cotangent(cotangent, outputs))
+
+
+def as_cotangent(cotangent: jax.typing.ArrayLike | None, outputs: jax.Array) -> jax.Array:
+    """A readout vector in the dtype of the outputs (T, ...), its shape checked against theirs."""
+    vector = jnp.asarray(cotangent, outputs.dtype)
+    if vector.shape != outputs.shape[1:]:
+        shape = outputs.shape[1:]
+        raise ValueError(f"cotangent must have the shape of an output, {shape}, got {vector.shape}")
+    return vector

@@ -10,10 +10,10 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from rnn_jax import numerics
-from rnn_jax.analysis.gradients import initial_state_gradient, shift, zero_like
+from rnn_jax.analysis.gradients import as_cotangent, initial_state_gradient, zero_like
 from rnn_jax.base import Cell, Params, State
 from rnn_jax.numerics import Scaled
-from rnn_jax.unroll import advance, prepare, unroll
+from rnn_jax.unroll import advance, prepare, states_before, unroll
 
 
 class LengthSweep(NamedTuple):
@@ -75,12 +75,15 @@ def length_sweep(
     lengths = _check_lengths(lengths, longest)
     horizons = _check_horizons(horizons)
     _, trajectory = unroll(cell, params, xs, state=state)
-    previous = shift(first, trajectory.states)
+    previous = states_before(first, trajectory.states)
     drives = cell.project(params, steps.xs)
 
+    if loss is None:
+        vector = as_cotangent(cotangent, trajectory.outputs)
+        loss = lambda output: jnp.vdot(vector, output)  # noqa: E731
+
     def read_out(params: Params, state: State, x: jax.Array) -> jax.Array:
-        output = cell.read(params, state, cell.project(params, x))
-        return jnp.vdot(cotangent, output) if loss is None else loss(output)
+        return loss(cell.read(params, state, cell.project(params, x)))
 
     def back(i: jax.Array, carry: tuple[Scaled, Scaled], end: jax.Array) -> tuple[Scaled, Scaled]:
         later, total = carry
@@ -92,7 +95,7 @@ def length_sweep(
         total = numerics.add(total, Scaled(by_params, later.exponent))
         return numerics.rescale(by_previous, later.exponent), total
 
-    def sweep_one(length: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def sweep_one(length: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         state, x = _at((trajectory.states, steps.xs), length - 1)
         at_read, by_state = jax.grad(read_out, (0, 1))(params, state, x)
         # Lags [0, k_1), [k_1, k_2), ... each sum up their own part of the parameter gradient.
@@ -162,7 +165,9 @@ def length_curve(
     if tangents < 1:
         raise ValueError(f"tangents must be at least 1, got {tangents}")
     wide = jnp.promote_types(flat.dtype, jnp.float32)
-    frame = jax.random.orthogonal(key, flat.size, dtype=wide, m=min(tangents, flat.size)).T.astype(flat.dtype)
+    frame = jax.random.orthogonal(key, flat.size, dtype=wide, m=min(tangents, flat.size)).T.astype(
+        flat.dtype
+    )
     drives = cell.project(params, steps.xs)
     rest = steps._replace(xs=None)
 

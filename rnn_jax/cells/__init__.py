@@ -47,4 +47,6 @@ def lookup(name: str, options: Mapping[str, Any] | None = None) -> Cell:
     try:
         return CELLS[name](**(options or {}))
     except TypeError as error:
-        raise ValueError(f"cell {name!r} cannot be made with options {dict(options or {})}: {error}") from error
+        raise ValueError(
+            f"cell {name!r} cannot be made with options {dict(options or {})}: {error}"
+        ) from error

@@ -25,6 +25,16 @@ ACTIVATIONS: Mapping[str, Activation] = {
 """The activations that have a name."""
 
 
+def activation_function(activation: str | Activation) -> Activation:
+    """An activation by name, or the function itself."""
+    if not isinstance(activation, str):
+        return activation
+    if activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ValueError(f"elman: unknown activation {activation!r}; known: {known}")
+    return ACTIVATIONS[activation]
+
+
 def elman(activation: str | Activation = "tanh") -> Cell:
     """A vanilla recurrent network.
 
@@ -49,13 +59,7 @@ def elman(activation: str | Activation = "tanh") -> Cell:
     >>> {name: value.shape for name, value in params.items()}
     {'kernel': (3, 4), 'recurrent_kernel': (4, 4), 'bias': (4,)}
     """
-    if isinstance(activation, str):
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"elman: unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}"
-            )
-        activation = ACTIVATIONS[activation]
-    return _elman(activation)
+    return _elman(activation_function(activation))
 
 
 @functools.cache
@@ -73,9 +77,7 @@ def _elman(activation: Activation) -> Cell:
     def preactivation(params: Params, state: HiddenState, drive: jax.Array) -> jax.Array:
         return drive + state.hidden @ params["recurrent_kernel"]
 
-    def step(
-        params: Params, state: HiddenState, drive: jax.Array
-    ) -> tuple[HiddenState, jax.Array]:
+    def step(params: Params, state: HiddenState, drive: jax.Array) -> tuple[HiddenState, jax.Array]:
         hidden = activation(preactivation(params, state, drive))
         return HiddenState(hidden), hidden
 
@@ -83,4 +85,6 @@ def _elman(activation: Activation) -> Cell:
         slope = jax.vmap(jax.grad(activation))(preactivation(params, state, drive))
         return slope[:, None] * params["recurrent_kernel"].T
 
-    return Cell(name, packed_init(name, ("hidden",)), initial_state, step, project, jacobian=jacobian)
+    return Cell(
+        name, packed_init(name, ("hidden",)), initial_state, step, project, jacobian=jacobian
+    )

@@ -78,9 +78,7 @@ def _gru(reset: str) -> Cell:
     def project(params: Params, x: jax.Array) -> jax.Array:
         return project_packed(name, params, x)
 
-    def step(
-        params: Params, state: HiddenState, drive: jax.Array
-    ) -> tuple[HiddenState, jax.Array]:
+    def step(params: Params, state: HiddenState, drive: jax.Array) -> tuple[HiddenState, jax.Array]:
         _, z, n = gru_gates(params, state, drive)
         hidden = (1 - z) * n + z * state.hidden
         return HiddenState(hidden), hidden
@@ -99,4 +97,11 @@ def _gru(reset: str) -> Cell:
         return jnp.diag(z) + update_by_hidden + candidate_by_hidden
 
     inner = "candidate" if reset == "after" else None
-    return Cell(name, packed_init(name, GATES, keep="update", recurrent_bias=inner), initial_state, step, project, jacobian=jacobian)
+    return Cell(
+        name,
+        packed_init(name, GATES, keep="update", recurrent_bias=inner),
+        initial_state,
+        step,
+        project,
+        jacobian=jacobian,
+    )

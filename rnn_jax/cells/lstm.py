@@ -85,4 +85,11 @@ def lstm() -> Cell:
         hidden_by_hidden = (squashed * o * (1 - o))[:, None] * u_o + read * cell_by_hidden
         return jnp.block([[hidden_by_hidden, read * jnp.diag(f)], [cell_by_hidden, jnp.diag(f)]])
 
-    return Cell("lstm", packed_init("lstm", GATES, keep="forget"), initial_state, step, project, jacobian=jacobian)
+    return Cell(
+        "lstm",
+        packed_init("lstm", GATES, keep="forget"),
+        initial_state,
+        step,
+        project,
+        jacobian=jacobian,
+    )

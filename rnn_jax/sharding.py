@@ -30,7 +30,11 @@ def over_replicas(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     def share(args: Any) -> PyTree:
         return jax.lax.map(lambda replica: function(*replica), args)
 
-    compiled = jax.jit(jax.shard_map(share, mesh=mesh, in_specs=(spec,), out_specs=spec))
+    # A function of one replica knows nothing of mesh axes: its constants (a scan's zeros) need not
+    # be declared as varying over them.
+    compiled = jax.jit(
+        jax.shard_map(share, mesh=mesh, in_specs=(spec,), out_specs=spec, check_vma=False)
+    )
 
     def run(*args: PyTree) -> PyTree:
         sizes = {leaf.shape[0] for leaf in jax.tree.leaves(args)}

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-# Character embeddings are the same in every run and on every machine: this seed draws them.
+# Draws the embedding of characters, N(0, I) for each in code point order, later standardised under
+# their frequencies in the text: the same in every run and on every machine.
 EMBEDDING_SEED = 0
 
 
@@ -82,11 +83,10 @@ def digits() -> Source:
 
     images = load_digits().data  # (1797, 64)
     pixels = _standardise(images.reshape(-1, 1)).reshape(images.shape)
-    count, area = pixels.shape
 
     def sample(rng: np.random.Generator, batch: int, length: int) -> np.ndarray:
         _check_counts(batch=batch, length=length)
-        chosen = rng.integers(count, size=(batch, -(-length // area)))
+        chosen = rng.integers(len(pixels), size=(batch, -(-length // 64)))
         return pixels[chosen].reshape(batch, -1).T[:length, :, None]
 
     return Source("digits", 1, sample)

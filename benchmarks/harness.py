@@ -1,0 +1,127 @@
+"""Contenders timed beside each other: alternating processes, medians, ratios, one JSON file."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+Worker = Callable[[], dict[str, Any]]
+"""Runs one contender in its own process and returns its figures, ``seconds`` among them."""
+
+PACKAGES = ("jax", "jaxlib", "flax", "torch", "numpy")
+
+
+def main(
+    title: str,
+    workers: Mapping[str, Worker],
+    *,
+    ours: str,
+    check: Callable[[Mapping[str, Any]], str],
+    cached: Sequence[str] = (),
+) -> None:
+    """Runs every contender ``--repeats`` times, in turn, and prints and writes the comparison.
+
+    Args:
+      title: what is measured.
+      workers: the contenders by name; the process for one of them is this script again.
+      ours: the contender that the others are compared with.
+      check: looks at the results of one round, raises if the contenders do not agree on the
+        quantity, and says how closely they do.
+      cached: contenders that are timed a second time with a warm persistent compilation cache.
+    """
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--repeats", type=int, default=5, help="rounds to run (default 5)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--worker", choices=workers, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        print(json.dumps(workers[arguments.worker]()))
+        return
+
+    rounds: dict[str, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for name in cached:
+            _run(name, cache)  # fills the cache; not counted
+        for number in range(arguments.repeats):
+            for name in workers:
+                rounds.setdefault(name, []).append(_run(name, None))
+            for name in cached:
+                rounds.setdefault(f"{name}, cache warm", []).append(_run(name, cache))
+            agreement = check({name: results[-1] for name, results in rounds.items()})
+            print(f"round {number + 1} of {arguments.repeats}: {agreement}", flush=True)
+
+    report = _report(title, rounds, ours, agreement)
+    print(_table(report))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _run(name: str, cache: str | None) -> dict[str, Any]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
+    if cache:
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+    command = [sys.executable, sys.argv[0], f"--worker={name}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{name} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _report(title: str, rounds: Mapping[str, list[dict]], ours: str, agreement: str) -> dict:
+    seconds = {name: [r["seconds"] for r in results] for name, results in rounds.items()}
+    warm = f"{ours}, cache warm"
+    ratios = {}
+    for name, theirs in seconds.items():
+        for own in (ours, warm):
+            if own in seconds and not name.startswith(ours):
+                pairs = [a / b for a, b in zip(theirs, seconds[own], strict=True)]
+                ratios[f"{name} / {own}"] = pairs
+    return {
+        "title": title,
+        "agreement": agreement,
+        "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0))},
+        "versions": {"python": platform.python_version()}
+        | {package: metadata.version(package) for package in PACKAGES},
+        "seconds": {name: _spread(values) for name, values in seconds.items()},
+        "ratios": {name: _spread(values) for name, values in ratios.items()},
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def _table(report: dict[str, Any]) -> str:
+    machine, versions = report["machine"], report["versions"]
+    lines = [
+        "",
+        report["title"],
+        f"{machine['cpu']}, {machine['cores']} cores; "
+        + ", ".join(f"{name} {version}" for name, version in versions.items()),
+        report["agreement"],
+    ]
+    for heading, unit in (("seconds", "s"), ("ratios", "x")):
+        lines += ["", f"{heading:<44}{'median':>10}{'min':>10}{'max':>10}"]
+        lines += [
+            f"{name:<44}" + "".join(f"{row[key]:>9.2f}{unit}" for key in ("median", "min", "max"))
+            for name, row in report[heading].items()
+        ]
+    return "\n".join(lines)

@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import initializers
 
 from rnn_jax.base import InitFn, Params
@@ -282,9 +283,8 @@ PRESETS: Mapping[str, Callable[[], Scheme]] = {
 def _standard(name: str, recurrent_kernel: Draw, forget_bias: jax.typing.ArrayLike) -> Scheme:
     def check(layout: Layout) -> None:
         # A traced bias counts as given: its value cannot be looked at.
-        given = isinstance(forget_bias, jax.core.Tracer) or bool(
-            jnp.any(jnp.asarray(forget_bias) != 0)
-        )
+        traced = isinstance(forget_bias, jax.core.Tracer)
+        given = traced or np.any(np.asarray(forget_bias) != 0)
         if given and layout.keep is None:
             raise ValueError(
                 f"the scheme {name} has a forget bias, but the cell {layout.cell} has no gate "

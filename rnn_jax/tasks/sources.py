@@ -43,7 +43,7 @@ class Source:
 def white_noise(size: int) -> Source:
     """Independent standard normals: D = `size`, without end.
 
-    >>> white_noise(3).sample(np.random.default_rng(0), batch=2, length=5).shape
+    >>> white_noise(3).sample(np.random.default_rng(0), 2, 5).shape
     (5, 2, 3)
     """
     _check_counts(size=size)
@@ -56,12 +56,12 @@ def white_noise(size: int) -> Source:
 
 
 def python_docs(size: int) -> Source:
-    """CPython's own documentation topics as embedded characters: D = `size`, N about 465 000.
+    """CPython's own documentation topics as embedded characters: D = `size`, N near 480 000.
 
     The topics ship with Python in `pydoc_data`, so the text is that of the running version. They
     are joined in the order of their names; windows start anywhere.
 
-    >>> python_docs(8).sample(np.random.default_rng(0), batch=2, length=5).shape
+    >>> python_docs(8).sample(np.random.default_rng(0), 2, 5).shape
     (5, 2, 8)
     """
     from pydoc_data.topics import topics
@@ -76,7 +76,7 @@ def digits() -> Source:
     A sequence starts at the first pixel of a random digit; past 64 steps it reads on into further
     digits, each drawn anew.
 
-    >>> digits().sample(np.random.default_rng(0), batch=2, length=100).shape
+    >>> digits().sample(np.random.default_rng(0), 2, 100).shape
     (100, 2, 1)
     """
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]
@@ -112,7 +112,7 @@ def from_file(path: str | os.PathLike[str], size: int) -> Source:
     ...     prices = from_file(path, size=16)
     >>> prices.name, prices.size, prices.steps
     ('prices.csv', 2, 3)
-    >>> prices.sample(np.random.default_rng(0), batch=1, length=3)[:, 0, 1].round(3)
+    >>> prices.sample(np.random.default_rng(0), 1, 3)[:, 0, 1].round(3)
     array([-1.225,  1.225,  0.   ], dtype=float32)
     """
     path = Path(os.path.expanduser(path))

@@ -1,0 +1,1 @@
+"""Experiments: one module each, all run by `experiments.launch` into a run directory."""

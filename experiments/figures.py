@@ -1,0 +1,81 @@
+"""One look for all figures: one colour per cell everywhere, safe for the colour-blind."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette; cells beyond the known ones take the colours after them.
+PALETTE = (
+    "#D55E00",
+    "#0072B2",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#8C6D31",
+)
+CELL_COLOURS = {"elman": PALETTE[0], "lstm": PALETTE[1], "gru": PALETTE[2]}
+CELL_LABELS = {"elman": "vanilla RNN", "lstm": "LSTM", "gru": "GRU"}
+STYLE: Mapping[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "none",
+}
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each of some cells, the same in every figure."""
+    free = iter([c for c in PALETTE if c not in CELL_COLOURS.values()] * len(names))
+    return {name: CELL_COLOURS.get(name) or next(free) for name in names}
+
+
+def label(cell: str) -> str:
+    """A cell's name as a person writes it."""
+    return CELL_LABELS.get(cell, cell)
+
+
+def panels(
+    columns: int, *, title: str, width: float = 4.4, height: float = 3.6, share_y: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A figure with one row of panels in the project's style."""
+    with mpl.rc_context(dict(STYLE)):
+        figure = Figure(figsize=(max(width * columns, 5.6), height), layout="constrained")
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        axes = figure.subplots(1, columns, sharey=share_y, squeeze=False)[0]
+    return figure, list(axes)
+
+
+def band(axes: Axes, x: np.ndarray, samples: np.ndarray, **style: Any) -> None:
+    """Median and the 10 to 90 % band of samples (n, points), where finite."""
+    low, middle, high = np.quantile(samples, (0.1, 0.5, 0.9), axis=0, method="closest_observation")
+    axes.plot(x, middle, **style)
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+
+
+def common_legend(figure: Figure, axes: Iterable[Axes], columns: int) -> None:
+    """One legend under all panels, every entry once."""
+    entries: dict[str, Any] = {}
+    for one in axes:
+        for handle, name in zip(*one.get_legend_handles_labels(), strict=True):
+            entries.setdefault(name, handle)
+    figure.legend(
+        list(entries.values()),
+        list(entries),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=8,
+    )

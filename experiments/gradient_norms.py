@@ -1,0 +1,259 @@
+"""Vanishing and exploding gradients of recurrent networks, measured beyond floating point.
+
+Run: python -m experiments.gradient_norms --config=configs/gradient_norms.py --workdir=runs/NAME
+
+Every replica (seed) has its own weights, input sequences, readout vectors and targets; all cells
+of a replica see the same sequences, readouts and targets. Norms are per sample and natural
+logarithms. Three losses: a random unit readout of the last state, whose gradient has a clean lag
+axis; the mean squared error of the last output; and the same averaged over all steps, which hides
+vanishing behind its local terms.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from experiments import gradient_norms_report, launch
+from rnn_jax import schemes, theory
+from rnn_jax.analysis import gradient_flow, length_curve, length_sweep
+from rnn_jax.base import Cell, Params
+from rnn_jax.cells import lookup
+from rnn_jax.combinators import batched
+from rnn_jax.sharding import over_replicas
+from rnn_jax.tasks import Source, source
+
+SCHEMES: Mapping[str, Callable[..., schemes.Scheme]] = {
+    "orthogonal": schemes.orthogonal,
+    "gaussian": schemes.gaussian,
+    "identity": schemes.identity,
+}
+TRAJECTORY_THEORY: Mapping[str, tuple[str, Callable[..., jax.Array]]] = {
+    "elman": ("sigma bound", theory.vanilla_bound),
+    "lstm": ("product of forget gates", theory.forget_path),
+    "gru": ("product of update gates", theory.update_path),
+}
+INPUTS, READOUTS = 0, 1  # streams of random numbers within a replica
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Everything that can be wrong with a configuration, said before anything is compiled."""
+    for field in ("seeds", "batch", "hidden_size", "input_size", "steps", "tangents"):
+        if config[field] < 1:
+            raise ValueError(f"config.{field} must be at least 1, got {config[field]}")
+    if config.steps < 8:
+        raise ValueError(f"config.steps must be at least 8 to fit a slope, got {config.steps}")
+    for field in ("lengths", "horizons"):
+        values = list(config[field])
+        if not values or any(not isinstance(v, int) or v < 1 for v in values):
+            raise ValueError(f"config.{field} must be integers of at least 1, got {values}")
+        if values != sorted(set(values)):
+            raise ValueError(f"config.{field} must increase, got {values}")
+    if not config.cells or not config.inputs:
+        raise ValueError("config.cells and config.inputs must not be empty")
+    for name in config.cells:
+        cell_of(config, name)
+    for name in config.presets:
+        _known("presets", name, schemes.PRESETS)
+    _known("scheme", config.scheme, SCHEMES)
+    longest = max(config.steps, *config.lengths)
+    for name in input_names(config):
+        source_of(config, name).sample(np.random.default_rng(0), 1, longest)
+
+
+def units(config: ml_collections.ConfigDict) -> list[str]:
+    """One unit for each curve against lag, each sweep of lengths and each library's preset."""
+    pairs = [(name, cell) for name in input_names(config) for cell in config.cells]
+    return (
+        [f"lag.{name}.{cell}" for name, cell in pairs]
+        + [f"length.{name}.{cell}" for name, cell in pairs]
+        + [f"preset.{preset}.{cell}" for preset in config.presets for cell in config.cells]
+    )
+
+
+def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarray]:
+    """The raw arrays of one unit, leading axis seeds."""
+    kind, name, cell = unit.split(".")
+    if kind == "length":
+        results = _lengths(config, name, cell)
+    elif kind == "preset":
+        first = input_names(config)[0]
+        results = _lags(config, first, cell, schemes.PRESETS[name]())
+        results = {"readout": results["readout"]}
+    else:
+        results = _lags(config, name, cell, scheme_of(config, cell))
+        results |= _closed_forms(config, cell)
+    return {key: np.asarray(value) for key, value in results.items()}
+
+
+def input_names(config: ml_collections.ConfigDict) -> list[str]:
+    """The configured inputs, and the user's file if there is one."""
+    return [*config.inputs, *(["file"] if config.data else [])]
+
+
+def source_of(config: ml_collections.ConfigDict, name: str) -> Source:
+    """Where the sequences of an input come from."""
+    return source(name, config.input_size, config.data or None)
+
+
+def cell_of(config: ml_collections.ConfigDict, name: str) -> Cell:
+    """A cell by its registered name, with the options that the configuration has for it."""
+    options = {
+        "elman": {"activation": config.elman_activation},
+        "gru": {"reset": config.gru_reset},
+    }
+    return lookup(name, options.get(name))
+
+
+def scheme_of(config: ml_collections.ConfigDict, name: str) -> schemes.Scheme:
+    """The initialisation of a cell: the forget bias is for those that are listed with one."""
+    return SCHEMES[config.scheme](config.gain, config.forget_bias.get(name, 0.0))
+
+
+def _lags(
+    config: ml_collections.ConfigDict, name: str, cell: str, scheme: schemes.Scheme
+) -> dict[str, jax.Array]:
+    """ln ||dL/ds_t|| of three losses and the theory along the way: (seeds, batch, steps + 1)."""
+    params, xs, rngs = _replicas(config, name, cell, scheme, config.steps)
+    size = config.hidden_size
+    readouts = np.stack([_unit_vectors(rng, config.batch, size) for rng in rngs])
+    shape = (config.steps, config.batch, size)
+    targets = np.stack([rng.standard_normal(shape, np.float32) for rng in rngs])
+    return _lag_program(cell_of(config, cell), cell, config.elman_activation)(
+        params, xs, readouts, targets
+    )
+
+
+@functools.cache
+def _lag_program(cell: Cell, name: str, activation: str) -> Callable[..., dict[str, jax.Array]]:
+    def sample(
+        params: Params, xs: jax.Array, readout: jax.Array, targets: jax.Array
+    ) -> dict[str, jax.Array]:
+        def error(outputs: jax.Array) -> jax.Array:
+            return jnp.mean((outputs - targets) ** 2, axis=-1)
+
+        flow = functools.partial(gradient_flow, cell, params, xs)
+        results = {
+            "readout": flow(readout).log_norm,
+            "last_step": flow(loss=lambda outputs: error(outputs)[-1]).log_norm,
+            "mean_over_steps": flow(loss=lambda outputs: jnp.mean(error(outputs))).log_norm,
+        }
+        if name in TRAJECTORY_THEORY:
+            label, along = TRAJECTORY_THEORY[name]
+            options = {"activation": activation} if name == "elman" else {}
+            results[f"theory: {label}"] = along(params, xs, **options)
+        return results
+
+    def replica(params: Params, xs: jax.Array, *of_samples: jax.Array) -> dict[str, jax.Array]:
+        readouts, targets = of_samples
+        return jax.vmap(sample, (None, 1, 0, 1))(params, xs, readouts, targets)
+
+    return over_replicas(replica)
+
+
+def _lengths(config: ml_collections.ConfigDict, name: str, cell: str) -> dict[str, jax.Array]:
+    """Gradients against T: per sample at s_0, and of the parameters for a loss of the batch."""
+    longest = max(config.lengths)
+    params, xs, rngs = _replicas(config, name, cell, scheme_of(config, cell), longest)
+    size = config.hidden_size
+    readouts = np.stack([_unit_vectors(rng, config.batch, size) for rng in rngs])
+    targets = np.stack([rng.standard_normal((config.batch, size), np.float32) for rng in rngs])
+    program = _length_program(
+        cell_of(config, cell), config.batch, tuple(config.horizons), config.tangents
+    )
+    keys = jax.random.split(jax.random.key(config.seed), config.seeds)
+    lengths = np.tile(np.array(config.lengths), (config.seeds, 1))
+    return program(params, xs, readouts, targets, keys, lengths)
+
+
+@functools.cache
+def _length_program(
+    cell: Cell, batch: int, horizons: tuple[int, ...], tangents: int
+) -> Callable[..., dict[str, jax.Array]]:
+    whole = batched(cell, batch)
+
+    def replica(
+        params: Params,
+        xs: jax.Array,
+        readouts: jax.Array,
+        targets: jax.Array,
+        key: jax.Array,
+        lengths: jax.Array,
+    ) -> dict[str, jax.Array]:
+        def at_initial(xs: jax.Array, readout: jax.Array) -> jax.Array:
+            return length_sweep(cell, params, xs, lengths, readout).log_norm
+
+        def at_every_length(key: jax.Array, xs: jax.Array) -> jax.Array:
+            return length_curve(key, cell, params, xs, tangents=tangents)
+
+        def loss(outputs: jax.Array) -> jax.Array:
+            return jnp.mean((outputs - targets) ** 2)
+
+        sweep = length_sweep(whole, params, xs, lengths, loss=loss, horizons=horizons)
+        return {
+            "readout": jax.vmap(at_initial, (1, 0))(xs, readouts),
+            "every_length": jax.vmap(at_every_length, (0, 1))(jax.random.split(key, batch), xs),
+            "parameters": sweep.log_parameter_norm,
+            "far_parameters": sweep.log_far_norm,
+        }
+
+    return over_replicas(replica)
+
+
+def _closed_forms(config: ml_collections.ConfigDict, cell: str) -> dict[str, np.ndarray]:
+    """Theory that needs no trajectory, (steps + 1,)."""
+    if cell != "elman":
+        return {}
+    forms = {"theory: g^k": np.asarray(theory.gain_power(config.gain, config.steps))}
+    if config.elman_activation == "tanh" and config.scheme in ("orthogonal", "gaussian"):
+        # Every source is standardised and the input kernel has variance 1 / D: variance 1.
+        _, chi = theory.vanilla_mean_field(config.gain, 1.0)
+        forms["theory: mean field"] = np.asarray(theory.gain_power(chi, config.steps) / 2)
+    return forms
+
+
+def _replicas(
+    config: ml_collections.ConfigDict, name: str, cell: str, scheme: schemes.Scheme, length: int
+) -> tuple[Params, np.ndarray, list[np.random.Generator]]:
+    """Parameters and inputs (seeds, T, B, D) of all replicas, and a random stream for each.
+
+    They depend on the seed and the replica alone: the same for every cell, order and restart.
+    """
+    supply = source_of(config, name)
+    streams = [
+        [np.random.default_rng([config.seed, replica, use]) for use in (INPUTS, READOUTS)]
+        for replica in range(config.seeds)
+    ]
+    xs = np.stack([supply.sample(inputs, config.batch, length) for inputs, _ in streams])
+    keys = jax.random.split(jax.random.key(config.seed), config.seeds)
+
+    def draw(key: jax.Array) -> Params:
+        return cell_of(config, cell).init(key, supply.size, config.hidden_size, scheme=scheme)
+
+    return jax.jit(jax.vmap(draw))(keys), xs, [readouts for _, readouts in streams]
+
+
+def _unit_vectors(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
+    vectors = rng.standard_normal((count, size), np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _known(field: str, name: str, names: Mapping[str, Any]) -> None:
+    if name not in names:
+        raise ValueError(f"config.{field}: unknown {name!r}, expected one of {', '.join(names)}")
+
+
+EXPERIMENT = launch.Experiment(
+    name="gradient_norms",
+    validate=validate,
+    units=units,
+    run_unit=run_unit,
+    report=gradient_norms_report.report,
+)
+
+if __name__ == "__main__":
+    launch.main(EXPERIMENT)

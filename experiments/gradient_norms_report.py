@@ -1,0 +1,358 @@
+"""Tables and figures of the gradient-norm experiment, from its saved arrays alone."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_collections
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import figures, launch
+
+Arrays = Mapping[str, np.ndarray]
+Results = Mapping[str, Arrays]
+
+LOSSES = {
+    "readout": "readout of the last state",
+    "last_step": "squared error of the last step",
+    "mean_over_steps": "squared error, mean over steps",
+}
+LOSS_STYLES = {"readout": "-", "last_step": ":", "mean_over_steps": "-"}
+# Below the first float32 rounds a value to zero, below the second already its square, so that a
+# norm made of squares is reported as exactly zero.
+FLOAT32_VALUE = float(np.log(np.finfo(np.float32).tiny))
+FLOAT32_SQUARE = FLOAT32_VALUE / 2
+NATS = "nats"
+
+
+def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
+    """Everything that the experiment says, in long, in short and in pictures."""
+    draw = {
+        "gradient_against_lag": _draw_lags,
+        "losses": _draw_losses,
+        "gradient_against_length": _draw_lengths,
+        "parameter_gradient": _draw_parameters,
+        "presets": _draw_presets,
+    }
+    if not config.presets:
+        del draw["presets"]
+    return launch.Report(
+        table=_table(config, results),
+        summary=_summary(config, results),
+        figures={name: functools.partial(f, config, results) for name, f in draw.items()},
+        notes=_notes(config),
+    )
+
+
+# ---- Numbers ------------------------------------------------------------------------------------
+
+
+def _table(config: ml_collections.ConfigDict, results: Results) -> pd.DataFrame:
+    """Every curve, one row per seed and point: median and 10 and 90 % quantiles over samples."""
+    return pd.concat(list(_curves(config, results)), ignore_index=True)
+
+
+def _curves(config: ml_collections.ConfigDict, results: Results) -> Iterator[pd.DataFrame]:
+    lengths = np.array(config.lengths)
+    for unit, arrays in results.items():
+        kind, source, cell = unit.split(".")
+        about = {"kind": kind, "source": source, "cell": cell}
+        for name, values in arrays.items():
+            if name in ("parameters", "far_parameters"):
+                columns = values[..., None] if values.ndim == 2 else values
+                for index in range(columns.shape[-1]):
+                    horizon = config.horizons[index] if name == "far_parameters" else 0
+                    yield _rows(about, f"{name} beyond lag {horizon}", lengths, columns[..., index])
+            elif kind == "length":
+                x = lengths if name == "readout" else np.arange(values.shape[-1])
+                yield _rows(about, name, x, values)
+            else:
+                lags = np.arange(values.shape[-1])[::-1]
+                yield _rows(about, name, lags, values)
+
+
+def _rows(about: dict[str, str], quantity: str, x: np.ndarray, values: np.ndarray) -> pd.DataFrame:
+    """Values (seeds, samples, points), (seeds, points) or (points,), as tidy rows."""
+    values = _by_seed(values)
+    low, middle, high = _quantiles(values, axis=1)
+    seeds = np.repeat(np.arange(len(values)), len(x))
+    columns = {"median": middle.ravel(), "p10": low.ravel(), "p90": high.ravel()}
+    return pd.DataFrame(
+        {**about, "quantity": quantity, "seed": seeds, "x": np.tile(x, len(values)), **columns}
+    )
+
+
+def _by_seed(values: np.ndarray) -> np.ndarray:
+    """(seeds, samples, points), whichever of the first two axes is missing."""
+    return values.reshape(-1, 1, values.shape[-1]) if values.ndim < 3 else values
+
+
+def _quantiles(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """10 %, median and 90 %, each an observed value: -inf may be among them."""
+    return np.quantile(values, (0.1, 0.5, 0.9), axis=axis, method="closest_observation")
+
+
+def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFrame:
+    """One row per input and cell: slope, half-life, theory, and where float32 gives up."""
+    rows = []
+    for unit, arrays in results.items():
+        kind, source, cell = unit.split(".")
+        if kind != "lag":
+            continue
+        slope, error = fitted_slope(arrays["readout"])
+        first, last = fit_window(config.steps)
+        rows.append(
+            {
+                "input": source,
+                "cell": cell,
+                "slope (nats/step)": f"{slope:+.4f} ± {error:.4f}",
+                "half-life (steps)": f"{np.log(2) / -slope:.2f}" if slope < 0 else "grows",
+                "fit window (lags)": f"{first} to {last}",
+                "theory (nats/step)": _theory_slopes(arrays),
+                "float32 reports 0 from lag": _float32_zero(arrays["readout"], slope),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def fit_window(steps: int) -> tuple[int, int]:
+    """The lags of the fit: without the transients of the loss and of the initial state."""
+    edge = min(20, steps // 4)
+    return edge, steps - edge
+
+
+def fitted_slope(log_norms: np.ndarray) -> tuple[float, float]:
+    """Nats per step of lag and its standard error over seeds.
+
+    A least-squares line through the median over samples of each seed, within `fit_window`;
+    ``log_norms`` is (seeds, samples, steps + 1), entry t at lag steps - t. A single seed has no
+    error: NaN.
+    """
+    first, last = fit_window(log_norms.shape[-1] - 1)
+    lags = np.arange(first, last + 1)
+    medians = _quantiles(log_norms, axis=1)[1][:, ::-1][:, lags].astype(np.float64)
+    slopes = np.array([np.polyfit(lags, one, 1)[0] for one in medians])
+    seeds = len(slopes)
+    return slopes.mean(), slopes.std(ddof=1) / seeds**0.5 if seeds > 1 else float("nan")
+
+
+def _theory_slopes(arrays: Arrays) -> str:
+    slopes = [
+        f"{name.removeprefix('theory: ')} {fitted_slope(_by_seed(values))[0]:+.4f}"
+        for name, values in arrays.items()
+        if name.startswith("theory")
+    ]
+    return "; ".join(slopes) or "none"
+
+
+def _float32_zero(log_norms: np.ndarray, slope: float) -> str:
+    """The first lag at which the median norm's square underflows; "about" if extrapolated."""
+    median = _quantiles(log_norms, axis=(0, 1))[1][::-1]
+    below = np.flatnonzero(median < FLOAT32_SQUARE)
+    if below.size:
+        return str(below[0])
+    if slope < 0:
+        reached = len(median) - 1
+        return f"about {reached + (FLOAT32_SQUARE - median[-1]) / slope:.0f}"
+    return "never"
+
+
+def _notes(config: ml_collections.ConfigDict) -> list[str]:
+    biases = ", ".join(f"{cell} {bias:g}" for cell, bias in config.forget_bias.items())
+    return [
+        f"{config.hidden_size} hidden units, {config.seeds} seeds x {config.batch} sequences of "
+        f"{config.steps} steps (lags) and up to {max(config.lengths)} (lengths), float32.",
+        f"Scheme {config.scheme} with gain {config.gain:g}, forget bias {biases}, other biases 0; "
+        "inputs of variance 1 into a kernel of variance 1/D.",
+        "Slopes: mean ± standard error over seeds of a line through each seed's median over "
+        "samples, loss <v, s_T> with a random unit v; theory fitted in the same window.",
+    ]
+
+
+# ---- Figures ------------------------------------------------------------------------------------
+
+
+def _draw_lags(config: ml_collections.ConfigDict, results: Results) -> Figure:
+    """(a) ln ||dL/ds_t|| against lag, theory dashed, the floors of float32 marked."""
+    sources = _sources(results, "lag")
+    figure, axes = figures.panels(
+        len(sources), title="Gradient of a readout of the last state, against lag"
+    )
+    colour = figures.colours(config.cells)
+    lags = np.arange(config.steps + 1)
+    for panel, source in zip(axes, sources, strict=True):
+        for cell in config.cells:
+            arrays = results[f"lag.{source}.{cell}"]
+            samples = _flat(arrays["readout"])[:, ::-1]
+            figures.band(panel, lags, samples, color=colour[cell], label=figures.label(cell))
+            for name, values in arrays.items():
+                if name.startswith("theory"):
+                    _theory_line(panel, cell, name, lags, values, colour[cell])
+        _floors(panel)
+        panel.set(title=_source_label(source), xlabel="lag $T - t$ (steps)", xlim=(0, config.steps))
+    axes[0].set_ylabel(rf"$\ln\,\|\partial L/\partial s_t\|$ ({NATS})")
+    figures.common_legend(figure, axes, columns=4)
+    return figure
+
+
+def _theory_line(
+    panel: Axes, cell: str, name: str, lags: np.ndarray, values: np.ndarray, colour: str
+) -> None:
+    label = f"{figures.label(cell)}: {name.removeprefix('theory: ')}"
+    middle = _quantiles(_flat(values), axis=0)[1][::-1]
+    style = {"g^k": (0, (1, 2)), "sigma bound": (0, (4, 1, 1, 1))}.get(
+        name.removeprefix("theory: "), "--"
+    )
+    panel.plot(lags, middle, color=colour, linestyle=style, linewidth=1.1, alpha=0.9, label=label)
+
+
+def _draw_losses(config: ml_collections.ConfigDict, results: Results) -> Figure:
+    """The same networks under three losses: a mean over steps hides that gradients vanish."""
+    source = _sources(results, "lag")[0]
+    figure, axes = figures.panels(
+        len(config.cells), title=f"What the loss shows and hides ({_source_label(source)})"
+    )
+    lags = np.arange(config.steps + 1)
+    shades = dict(zip(LOSSES, ("#000000", "#56B4E9", "#D55E00"), strict=True))
+    for panel, cell in zip(axes, config.cells, strict=True):
+        arrays = results[f"lag.{source}.{cell}"]
+        for loss, label in LOSSES.items():
+            samples = _flat(arrays[loss])[:, ::-1]
+            style = {"color": shades[loss], "linestyle": LOSS_STYLES[loss], "label": label}
+            figures.band(panel, lags, samples, **style)
+        _floors(panel)
+        panel.set(title=figures.label(cell), xlabel="lag $T - t$ (steps)", xlim=(0, config.steps))
+    axes[0].set_ylabel(rf"$\ln\,\|\partial L/\partial s_t\|$ ({NATS})")
+    figures.common_legend(figure, axes, columns=5)
+    return figure
+
+
+def _draw_lengths(config: ml_collections.ConfigDict, results: Results) -> Figure:
+    """(b) ln ||dL_T/ds_0|| against T: marks from backward passes, lines from one forward pass."""
+    sources = _sources(results, "length")
+    figure, axes = figures.panels(
+        len(sources), title="Gradient that reaches the initial state, against the length T"
+    )
+    colour = figures.colours(config.cells)
+    lengths = np.array(config.lengths)
+    for panel, source in zip(axes, sources, strict=True):
+        for cell in config.cells:
+            arrays = results[f"length.{source}.{cell}"]
+            label = figures.label(cell)
+            every = _quantiles(_flat(arrays["every_length"]), axis=0)[1]
+            panel.plot(
+                np.arange(len(every)),
+                every,
+                color=colour[cell],
+                linewidth=0.9,
+                label=f"{label}, every T (tangents)",
+            )
+            low, middle, high = _quantiles(_flat(arrays["readout"]), axis=0)
+            panel.errorbar(
+                lengths,
+                middle,
+                (middle - low, high - middle),
+                color=colour[cell],
+                fmt="o",
+                markersize=3.5,
+                capsize=2,
+                linewidth=1,
+                label=f"{label}, backward pass",
+            )
+        _floors(panel)
+        panel.set(title=_source_label(source), xlabel="length $T$ (steps)", xlim=(0, None))
+    axes[0].set_ylabel(rf"$\ln\,\|\partial L_T/\partial s_0\|$ ({NATS})")
+    figures.common_legend(figure, axes, columns=4)
+    return figure
+
+
+def _draw_parameters(config: ml_collections.ConfigDict, results: Results) -> Figure:
+    """(c) The parameter gradient does not vanish with T; its part from beyond a lag does."""
+    source = _sources(results, "length")[0]
+    figure, axes = figures.panels(
+        len(config.cells),
+        title=f"Parameter gradient of the last step's error, and how much of it is far "
+        f"({_source_label(source)})",
+    )
+    colour = figures.colours(config.cells)
+    lengths = np.array(config.lengths)
+    styles = ["-", "--", ":", "-."]
+    for panel, cell in zip(axes, config.cells, strict=True):
+        arrays = results[f"length.{source}.{cell}"]
+        curves = {"all lags": arrays["parameters"]} | {
+            f"lags of {k} and more": arrays["far_parameters"][..., n]
+            for n, k in enumerate(config.horizons)
+        }
+        for (label, values), style in zip(curves.items(), styles * len(curves), strict=False):
+            shown = np.isfinite(values).all(axis=0)
+            figures.band(
+                panel,
+                lengths[shown],
+                values[:, shown],
+                color=colour[cell],
+                linestyle=style,
+                marker="o",
+                markersize=3,
+                label=label,
+            )
+        _floors(panel)
+        panel.set(title=figures.label(cell), xlabel="length $T$ (steps)", xscale="log")
+    axes[0].set_ylabel(rf"$\ln\,\|\partial L_T/\partial\theta\|$ ({NATS})")
+    axes[0].legend(loc="best")
+    for panel in axes[1:]:
+        panel.legend(loc="best")
+    return figure
+
+
+def _draw_presets(config: ml_collections.ConfigDict, results: Results) -> Figure:
+    """(d) One cell, six libraries' default initialisations."""
+    figure, axes = figures.panels(
+        len(config.cells), title="The same cell as six libraries initialise it by default"
+    )
+    lags = np.arange(config.steps + 1)
+    for panel, cell in zip(axes, config.cells, strict=True):
+        for index, preset in enumerate(config.presets):
+            samples = _flat(results[f"preset.{preset}.{cell}"]["readout"])[:, ::-1]
+            # Several libraries coincide: unlike dashes keep both visible.
+            dashes = (0, (5, 1 + index)) if index % 2 else "-"
+            style: dict[str, Any] = {"color": figures.PALETTE[index], "linestyle": dashes}
+            figures.band(panel, lags, samples, label=preset, **style)
+        _floors(panel)
+        panel.set(title=figures.label(cell), xlabel="lag $T - t$ (steps)", xlim=(0, config.steps))
+    axes[0].set_ylabel(rf"$\ln\,\|\partial L/\partial s_t\|$ ({NATS})")
+    figures.common_legend(figure, axes, columns=8)
+    return figure
+
+
+def _floors(panel: Axes) -> None:
+    """What float32 would have shown, where the curves go that far."""
+    if panel.get_ylim()[0] > FLOAT32_SQUARE:
+        return
+    label = "float32: squares underflow, norm reported as 0"
+    panel.axhline(FLOAT32_SQUARE, color="#888888", linestyle="-", linewidth=1, label=label)
+    if panel.get_ylim()[0] < FLOAT32_VALUE:
+        label = "float32: the values themselves underflow"
+        panel.axhline(FLOAT32_VALUE, color="#888888", linestyle="--", linewidth=1, label=label)
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    """Seeds and samples together: (n, points)."""
+    return values.reshape(-1, values.shape[-1])
+
+
+def _sources(results: Results, kind: str) -> list[str]:
+    """The inputs that a kind of unit was run on, in order."""
+    return list(dict.fromkeys(unit.split(".")[1] for unit in results if unit.startswith(kind)))
+
+
+def _source_label(source: str) -> str:
+    names = {
+        "white_noise": "white noise",
+        "python_docs": "text: CPython's documentation",
+        "digits": "handwritten digits, pixel by pixel",
+        "file": "your file",
+    }
+    return names.get(source, source)

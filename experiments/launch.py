@@ -1,0 +1,396 @@
+"""Runs an experiment from the command line, unit by unit, into a run directory.
+
+    python -m experiments.NAME --config=configs/NAME.py[:variant] --workdir=runs/NAME
+
+Any field of the config can be set: --config.hidden_size=128. Whatever the user got wrong ends in
+one line and exit code 2, before anything is compiled or written. A killed run started again with
+the same command does what is missing. This is the only place where flags are parsed.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import re
+import runpy
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags  # type: ignore[import-untyped]
+
+from experiments.rundir import (
+    CHECKOUT,
+    Arrays,
+    RunDir,
+    UserError,
+    npz_bytes,
+    open_run,
+    unit_names,
+    write_file,
+)
+
+if TYPE_CHECKING:  # imported where used: a bad flag is answered before these have loaded
+    import pandas as pd  # type: ignore[import-untyped]
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+__all__ = ["Experiment", "Report", "UserError", "configure_jax", "main", "run", "select_variant"]
+
+FLAGS = flags.FLAGS
+OWN_FLAGS = ("config", "workdir", "plot_only")
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What an experiment says, computed from saved results only."""
+
+    table: "pd.DataFrame"
+    """Every number, tidy and long: results.csv."""
+    summary: "pd.DataFrame"
+    """What a person reads at the end: the terminal and summary.md."""
+    figures: Mapping[str, Callable[[], "Figure"]]
+    """Each drawn when its turn comes, so that one is in memory at a time."""
+    notes: Sequence[str] = ()
+    """Lines under the summary."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A sweep as a record of pure functions of its config."""
+
+    name: str
+    validate: Callable[[ConfigDict], None]
+    """Raises a ValueError of one line: the field, what came and what was expected."""
+    units: Callable[[ConfigDict], Sequence[str]]
+    """Names of the pieces of work, in order; each becomes a file name."""
+    run_unit: Callable[[ConfigDict, str], Arrays]
+    """The raw arrays of one unit, the same at every call."""
+    report: Callable[[ConfigDict, Mapping[str, Arrays]], Report]
+    """What the arrays of all units, as read back from the run directory, amount to."""
+
+
+def main(experiment: Experiment) -> NoReturn:
+    """Runs `experiment` as its flags say and exits.
+
+    The exit code is 0, 2 for what the user can put right, 130 or 143 when stopped by Ctrl-C or
+    SIGTERM, and 1 with a traceback for anything else.
+    """
+
+    def start(argv: Sequence[str]) -> None:
+        del argv
+        if not FLAGS.plot_only:
+            configure_jax()
+        run(experiment, FLAGS.config, FLAGS.workdir, plot_only=FLAGS.plot_only)
+
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app.run(start, flags_parser=_parse_flags)
+    except UserError as error:
+        _exit(2, experiment.name, str(error))
+    except KeyboardInterrupt as stop:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)  # pressed twice, it still ends in one line
+        signum = signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT
+        _exit(128 + signum, experiment.name, str(stop) or "stopped; the same command resumes")
+
+
+def _exit(code: int, name: str, message: str) -> NoReturn:
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, treated like Ctrl-C."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+def run(
+    experiment: Experiment,
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    plot_only: bool = False,
+) -> Report:
+    """Computes the units that `workdir` lacks, then writes and shows the report.
+
+    Args:
+      experiment: what to run.
+      config: its config; a directory made with another one is refused.
+      workdir: the run directory, made if it is not there.
+      plot_only: compute nothing; a missing unit is an error.
+
+    Returns:
+      The report, as written to the directory.
+
+    Raises:
+      UserError: an invalid config or an unusable directory.
+      KeyboardInterrupt: with the line to show, when interrupted.
+    """
+    _blame_user(experiment.validate, config)
+    units = _blame_user(lambda config: unit_names(experiment.units(config)), config)
+    with open_run(Path(workdir), experiment.name, config.to_dict(), create=not plot_only) as rundir:
+        results: dict[str, Arrays] = {}
+        for unit in units:
+            arrays = rundir.load_unit(unit)
+            if arrays is not None:
+                results[unit] = arrays
+        kept = len(results)
+        if plot_only and kept < len(units):
+            raise UserError(
+                f"--plot_only: only {kept} of {len(units)} units are finished;"
+                " the same command without it computes the others"
+            )
+        try:
+            if not plot_only:
+                rundir.record_start(experiment.name, config.get("seed"))
+            start = time.perf_counter()
+            _compute(experiment, config, rundir, units, results)
+            seconds = time.perf_counter() - start
+            results = {unit: results[unit] for unit in units}  # the order of an unbroken run
+            report = experiment.report(config, results)
+            _write(rundir, experiment.name, report, results)
+        except KeyboardInterrupt as stop:
+            done = f"stopped after {len(results)} of {len(units)} units"
+            raise type(stop)(f"{done}; the same command resumes") from None
+    _show(report)
+    if kept < len(units):
+        print(f"Computed {len(units) - kept} units in {seconds:.1f} s; {kept} were there before.")
+    else:
+        print(f"All {kept} units were there before: nothing computed, everything redrawn.")
+    print(f"Figures: {rundir.path / 'figures'}")
+    return report
+
+
+def _blame_user(function: Callable[[ConfigDict], _T], config: ConfigDict) -> _T:
+    """Calls what checks the config or reads the user's files; its complaint is one for the user."""
+    try:
+        return function(config)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+
+
+def _compute(
+    experiment: Experiment,
+    config: ConfigDict,
+    rundir: RunDir,
+    units: Sequence[str],
+    results: dict[str, Arrays],
+) -> None:
+    """Adds to `results` the `units` it lacks, under a bar or, off a terminal, a line for each."""
+    from rich import progress
+
+    terminal = sys.stdout.isatty()
+    bar = progress.Progress(
+        progress.MofNCompleteColumn(),
+        progress.BarColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("elapsed,"),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("left, {task.description}"),
+        speed_estimate_period=float("inf"),  # units may be few and long: all of them count
+        disable=not terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=len(units), completed=len(results))
+        for unit in [unit for unit in units if unit not in results]:
+            start = time.perf_counter()
+            bar.update(task, description=unit)
+            rundir.save_unit(unit, experiment.run_unit(config, unit))
+            results[unit] = rundir.load_unit(unit) or {}  # as a later start would find it
+            bar.update(task, advance=1, description="")
+            if not terminal:
+                seconds = time.perf_counter() - start
+                print(f"[{len(results)}/{len(units)}] {unit}: {seconds:.1f} s", flush=True)
+
+
+def _write(rundir: RunDir, name: str, report: Report, results: Mapping[str, Arrays]) -> None:
+    """Writes the final files; the same results give the same bytes."""
+    import matplotlib
+
+    path = rundir.path
+    csv = report.table.to_csv(index=False, lineterminator="\n")
+    write_file(path / "results.csv", csv.encode())
+    arrays = {f"{unit}/{key}": value for unit in results for key, value in results[unit].items()}
+    write_file(path / "arrays.npz", npz_bytes(arrays))
+    matplotlib.use("agg")
+    for title, draw in report.figures.items():
+        figure = draw()
+        for kind, metadata in (("png", {}), ("svg", {"Date": None})):
+            buffer = io.BytesIO()
+            with matplotlib.rc_context({"svg.hashsalt": title}):  # else its ids are random
+                figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+            write_file(path / "figures" / f"{title}.{kind}", buffer.getvalue())
+    parts = [f"# {name}", _markdown(report.summary)]
+    parts += ["\n".join(f"- {note}" for note in report.notes)] if report.notes else []
+    parts += [f"![{title}](figures/{title}.png)" for title in report.figures]
+    write_file(path / "summary.md", ("\n\n".join(parts) + "\n").encode())
+
+
+def _table(frame: "pd.DataFrame", **options: Any) -> "Table":
+    """A table as `rich` draws it; `options` are those of `rich.table.Table`."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*map(str, frame.columns), **options)
+    for row in frame.itertuples(index=False):
+        cells = [f"{x:.4g}" if isinstance(x, float | np.floating) else str(x) for x in row]
+        table.add_row(*map(Text, cells))  # Text: square brackets are no markup
+    return table
+
+
+def _markdown(frame: "pd.DataFrame") -> str:
+    """A table that reads well as Markdown and as plain text."""
+    from rich.box import MARKDOWN
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    Console(file=buffer, width=10_000).print(_table(frame, box=MARKDOWN))
+    return buffer.getvalue().strip()
+
+
+def _show(report: Report) -> None:
+    """Prints the summary and the notes."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(_table(report.summary))
+    else:
+        print(_markdown(report.summary))
+    for note in report.notes:
+        print(note)
+
+
+def configure_jax() -> None:
+    """Sets up JAX for experiments; to be called before its devices are used.
+
+    The cores are devices, programs compiled once are kept for the next start, and matrix products
+    are exact to the last bits everywhere: GPUs would round their factors to fewer.
+    """
+    import jax
+
+    jax.config.update("jax_default_matmul_precision", "highest")
+    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        affinity = getattr(os, "sched_getaffinity", None)  # the cores we may use; Linux only
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        jax.config.update("jax_num_cpu_devices", cores)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = CHECKOUT / ".cache" / "jax"
+        with contextlib.suppress(OSError):  # a read-only checkout: carry on without
+            cache.mkdir(parents=True, exist_ok=True)
+            if os.access(cache, os.W_OK):
+                jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def select_variant(variants: Mapping[str, Callable[[], ConfigDict]], name: str) -> ConfigDict:
+    """The variant of a config called `name`, for the `get_config` of a config file."""
+    if name not in variants:
+        raise ValueError(f"no variant {name!r}; {_nearest(name, variants)}")
+    return variants[name]()
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """Help for a name that is none of `names`."""
+    known = sorted(names)
+    near = difflib.get_close_matches(name, known, n=1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return f"{guess}expected one of: {', '.join(known)}"
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """Reads FILE.py[:variant]. Unlike the parser of ml_collections, says in a line what is wrong.
+
+    Its errors are UserErrors, which absl lets pass; ValueErrors it would wrap.
+    """
+
+    def parse(self, argument: str) -> ConfigDict:
+        file, *variant = argument.split(":", 1)
+        if not Path(file).is_file():
+            siblings = [str(path) for path in Path(file).parent.glob("*.py")] or ["configs/NAME.py"]
+            raise UserError(f"--config={argument}: no file {file!r}; {_nearest(file, siblings)}")
+        try:
+            get_config = runpy.run_path(file).get("get_config")
+            config = get_config(*variant) if get_config else None
+            if not isinstance(config, ConfigDict):
+                raise ValueError(f"get_config() must return a ConfigDict, got {type(config)}")
+        except (ValueError, OSError) as error:
+            raise UserError(f"--config={argument}: {error}") from error
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"--config={argument}: {type(error).__name__}: {error}"
+                f" ({where.filename}, line {where.lineno})"
+            ) from error
+        config.lock()
+        _check_overrides(config, FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False))
+        return config
+
+    def flag_type(self) -> str:
+        return "config file"
+
+
+def _check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
+    """Finds the fields that the config does not have; ml_collections raises what it happens to."""
+    for argument in argv:
+        match = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        node: Any = config
+        for part in match[1].split(".") if match else ():
+            if not isinstance(node, ConfigDict) or part not in node:
+                fields = node if isinstance(node, ConfigDict) else config
+                raise UserError(f"{argument}: no field {part!r}; {_nearest(part, fields)}")
+            node = node[part]
+        if match and isinstance(node, ConfigDict):
+            raise UserError(f"{argument}: a group of fields; set one of: {', '.join(node)}")
+
+
+def _define_flags() -> None:
+    config_flags.DEFINE_config_file(
+        "config", None, "Config FILE.py[:variant]; --config.FIELD=VALUE sets a field of it."
+    )
+    flags.DEFINE_string("workdir", None, "Run directory: a new one, or one to resume.")
+    flags.DEFINE_boolean("plot_only", False, "Redraw from saved results, compute nothing.")
+    for name in OWN_FLAGS:  # so that --help lists them
+        FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
+    FLAGS["config"].parser = _ConfigFile()
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses `argv` into FLAGS; everything wrong with it is a UserError."""
+    try:
+        _define_flags()
+        # Unless asked for, no more than warnings: JAX has much to tell its developers.
+        rest = FLAGS([argv[0], "--verbosity=-1", *argv[1:]])
+    except SystemExit:
+        raise SystemExit(0) from None  # --help and its like, after which absl exits with 1
+    except flags.UnrecognizedFlagError as error:
+        name, config = error.flagname, FLAGS["config"].value
+        if config is None and name.startswith("config."):
+            raise UserError(f"--{name}: there is no --config=FILE.py before it") from None
+        names = [*OWN_FLAGS, *([f"config.{name}"] if name in (config or ()) else [])]
+        raise UserError(f"unknown flag --{name}; {_nearest(name, names)}") from None
+    except flags.IllegalFlagValueError as error:
+        argument = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
+        flag = FLAGS[argument.partition("=")[0].lstrip("-")]
+        kind = flag.parser.flag_type()
+        raise UserError(f"{argument}: expected {kind}, such as {flag.default}") from None
+    except flags.Error as error:
+        raise UserError(str(error).split(". ")[0]) from None
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}; expected only --FLAG=VALUE")
+    for name in ("config", "workdir"):
+        if not FLAGS[name].value:
+            raise UserError(f"--{name} is missing; expected --config=FILE.py --workdir=DIRECTORY")
+    return rest

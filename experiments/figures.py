@@ -1,6 +1,7 @@
 """One look for all figures: one colour per cell everywhere, safe for the colour-blind."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -36,6 +37,17 @@ STYLE: Mapping[str, Any] = {
 }
 
 
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """A drawing function in the project's style, whatever the caller's is."""
+
+    @functools.wraps(draw)
+    def drawn(*args: Any) -> Figure:
+        with mpl.rc_context(dict(STYLE)):
+            return draw(*args)
+
+    return drawn
+
+
 def colours(names: Sequence[str]) -> dict[str, str]:
     """A colour for each of some cells, the same in every figure."""
     free = iter([c for c in PALETTE if c not in CELL_COLOURS.values()] * len(names))
@@ -51,10 +63,9 @@ def panels(
     columns: int, *, title: str, width: float = 4.4, height: float = 3.6, share_y: bool = True
 ) -> tuple[Figure, list[Axes]]:
     """A figure with one row of panels in the project's style."""
-    with mpl.rc_context(dict(STYLE)):
-        figure = Figure(figsize=(max(width * columns, 5.6), height), layout="constrained")
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-        axes = figure.subplots(1, columns, sharey=share_y, squeeze=False)[0]
+    figure = Figure(figsize=(max(width * columns, 5.6), height), layout="constrained")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    axes = figure.subplots(1, columns, sharey=share_y, squeeze=False)[0]
     return figure, list(axes)
 
 

@@ -234,7 +234,8 @@ def _replicas(
     def draw(key: jax.Array) -> Params:
         return cell_of(config, cell).init(key, supply.size, config.hidden_size, scheme=scheme)
 
-    return jax.jit(jax.vmap(draw))(keys), xs, [readouts for _, readouts in streams]
+    # Not under jit: op by op, what cells and schemes have in common is compiled only once.
+    return jax.vmap(draw)(keys), xs, [readouts for _, readouts in streams]
 
 
 def _unit_vectors(rng: np.random.Generator, count: int, size: int) -> np.ndarray:

@@ -42,7 +42,9 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
     return launch.Report(
         table=_table(config, results),
         summary=_summary(config, results),
-        figures={name: functools.partial(f, config, results) for name, f in draw.items()},
+        figures={
+            name: functools.partial(figures.styled(f), config, results) for name, f in draw.items()
+        },
         notes=_notes(config),
     )
 

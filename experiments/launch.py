@@ -191,6 +191,7 @@ def _compute(
     """Adds to `results` the `units` it lacks, under a bar or, off a terminal, a line for each."""
     from rich import progress
 
+    missing = [unit for unit in units if unit not in results]
     terminal = sys.stdout.isatty()
     bar = progress.Progress(
         progress.MofNCompleteColumn(),
@@ -200,11 +201,11 @@ def _compute(
         progress.TimeRemainingColumn(),
         progress.TextColumn("left, {task.description}"),
         speed_estimate_period=float("inf"),  # units may be few and long: all of them count
-        disable=not terminal,
+        disable=not (terminal and missing),
     )
     with bar:
         task = bar.add_task("", total=len(units), completed=len(results))
-        for unit in [unit for unit in units if unit not in results]:
+        for unit in missing:
             start = time.perf_counter()
             bar.update(task, description=unit)
             rundir.save_unit(unit, experiment.run_unit(config, unit))

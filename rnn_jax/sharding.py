@@ -13,7 +13,7 @@ from rnn_jax.base import PyTree
 def over_replicas(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """Compiles a function of one replica (one seed, say) to run on many, over all local devices.
 
-    The result takes arguments with a leading replica axis R and returns results with one. Each
+    The result takes arguments with a leading replica axis R and returns NumPy arrays with one. Each
     device runs the same program on its share, replica after replica, without communication: the
     numbers do not depend on how many devices there are. R need not be a multiple of them.
 
@@ -45,6 +45,8 @@ def over_replicas(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         rows = jnp.minimum(jnp.arange(-(-count // mesh.size) * mesh.size), count - 1)
         args = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], args)
         results = compiled(jax.device_put(args, NamedSharding(mesh, spec)))
-        return jax.tree.map(lambda leaf: leaf[:count], results)
+        # Fetched shard by shard: slicing the sharded array would be a program with collectives,
+        # and those may wait for ever for a CPU thread that the results still occupy.
+        return jax.tree.map(lambda leaf: leaf[:count], jax.device_get(results))
 
     return run

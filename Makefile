@@ -1,0 +1,71 @@
+# Every command of the project; each does the set-up it needs, once, in .venv.
+#   make PYTHON=python3.12 test                           sets up with another interpreter
+#   make gradient-norms ARGS=--config.hidden_size=128     hands on more arguments
+
+PYTHON ?= python3
+ARGS =
+
+python = .venv/bin/python
+pip_install = $(python) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+gradient_norms = $(python) -m experiments.gradient_norms --config=configs/gradient_norms.py
+
+# The environment of the shell must not leak packages into .venv.
+unexport PYTHONHOME PYTHONPATH
+
+.PHONY: help
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: gradient-norms gradient-norms-smoke benchmark
+gradient-norms: .venv/.experiments  ## the main job: gradient norms of RNN, LSTM and GRU
+	$(gradient_norms) --workdir=runs/gradient_norms $(ARGS)
+
+gradient-norms-smoke: .venv/.experiments  ## the same in seconds, on tiny sizes
+	$(gradient_norms):smoke --workdir=runs/gradient_norms_smoke $(ARGS)
+
+benchmark: .venv/.test  ## gradient norms beside plain Flax and PyTorch scripts
+	$(python) benchmarks/gradient_norms.py $(ARGS)
+
+.PHONY: test test-all doctest lint types
+test: .venv/.test  ## the quick tests
+	$(python) -m pytest -m "not slow" $(ARGS)
+
+test-all: .venv/.test  ## every test, the slow ones too
+	$(python) -m pytest $(ARGS)
+
+doctest: .venv/.test  ## the examples in the docstrings
+	$(python) -m pytest --doctest-modules rnn_jax experiments $(ARGS)
+
+lint: .venv/.test  ## ruff: errors and formatting
+	$(python) -m ruff check
+	$(python) -m ruff format --check
+
+types: .venv/.test  ## mypy
+	$(python) -m mypy
+
+.PHONY: clean
+clean:  ## remove .venv, caches and build outputs; runs/ stays
+	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Set-up. A stamp is written last, so what was interrupted is done again; the second stamp needs the
+# first, so two installations never run at once. An experiment needs no other library's packages.
+python_fits = $(shell "$(PYTHON)" -I -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+  >/dev/null 2>&1 && echo yes)
+python_says = $(shell { "$(PYTHON)" --version; } 2>&1 | head -n 1)
+
+.venv/.python:
+	$(if $(python_fits),,$(error rnn_jax needs Python 3.11 or newer with venv and ensurepip (Debian: python3-venv), which "$(PYTHON)" is not ($(python_says)); to choose another: make PYTHON=python3.12))
+	"$(PYTHON)" -m venv --clear .venv
+	@touch $@
+
+.venv/.experiments: .venv/.python setup.cfg pyproject.toml constraints.txt
+	@echo "Setting up .venv: the first time this fetches some hundred megabytes."
+	$(pip_install) setuptools
+	$(pip_install) --no-build-isolation --editable '.[experiments]'
+	@touch $@
+
+.venv/.test: .venv/.experiments
+	@echo "Setting up .venv for tests: the first time this fetches PyTorch and others."
+	$(pip_install) --no-build-isolation --editable '.[experiments,test,lint]'
+	@touch $@

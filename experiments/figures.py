@@ -1,7 +1,7 @@
 """One look for all figures: one colour per cell everywhere, safe for the colour-blind."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -22,7 +22,7 @@ PALETTE = (
 )
 CELL_COLOURS = {"elman": PALETTE[0], "lstm": PALETTE[1], "gru": PALETTE[2]}
 CELL_LABELS = {"elman": "vanilla RNN", "lstm": "LSTM", "gru": "GRU"}
-STYLE: Mapping[str, Any] = {
+STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -42,7 +42,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
     @functools.wraps(draw)
     def drawn(*args: Any) -> Figure:
-        with mpl.rc_context(dict(STYLE)):
+        with mpl.rc_context(STYLE):
             return draw(*args)
 
     return drawn

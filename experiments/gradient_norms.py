@@ -9,8 +9,11 @@ axis; the mean squared error of the last output; and the same averaged over all 
 vanishing behind its local terms.
 """
 
+import difflib
 import functools
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +25,7 @@ from experiments import gradient_norms_report, launch
 from rnn_jax import schemes, theory
 from rnn_jax.analysis import gradient_flow, length_curve, length_sweep
 from rnn_jax.base import Cell, Params
-from rnn_jax.cells import lookup
+from rnn_jax.cells import CELLS, lookup
 from rnn_jax.combinators import batched
 from rnn_jax.sharding import over_replicas
 from rnn_jax.tasks import Source, source
@@ -37,32 +40,38 @@ TRAJECTORY_THEORY: Mapping[str, tuple[str, Callable[..., jax.Array]]] = {
     "lstm": ("product of forget gates", theory.forget_path),
     "gru": ("product of update gates", theory.update_path),
 }
+SOURCES = ("white_noise", "python_docs", "digits")
 INPUTS, READOUTS = 0, 1  # streams of random numbers within a replica
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration, said before anything is compiled."""
-    for field in ("seeds", "batch", "hidden_size", "input_size", "steps", "tangents"):
+    for field in ("seeds", "batch", "hidden_size", "input_size", "tangents"):
         if config[field] < 1:
             raise ValueError(f"config.{field} must be at least 1, got {config[field]}")
     if config.steps < 8:
         raise ValueError(f"config.steps must be at least 8 to fit a slope, got {config.steps}")
     for field in ("lengths", "horizons"):
         values = list(config[field])
-        if not values or any(not isinstance(v, int) or v < 1 for v in values):
-            raise ValueError(f"config.{field} must be integers of at least 1, got {values}")
-        if values != sorted(set(values)):
-            raise ValueError(f"config.{field} must increase, got {values}")
-    if not config.cells or not config.inputs:
-        raise ValueError("config.cells and config.inputs must not be empty")
+        numbers = all(type(value) is int and value > 0 for value in values)
+        if not values or not numbers or values != sorted(set(values)):
+            raise ValueError(f"config.{field} must be increasing integers above 0, got {values}")
+    for field, known in {"cells": CELLS, "presets": schemes.PRESETS, "inputs": SOURCES}.items():
+        names = list(config[field])
+        if (not names and field != "presets") or len(set(names)) < len(names):
+            raise ValueError(f"config.{field} must be one or more different names, got {names}")
+        for name in names:
+            _known(field, name, known)
     for name in config.cells:
         cell_of(config, name)
-    for name in config.presets:
-        _known("presets", name, schemes.PRESETS)
     _known("scheme", config.scheme, SCHEMES)
-    longest = max(config.steps, *config.lengths)
     for name in input_names(config):
-        source_of(config, name).sample(np.random.default_rng(0), 1, longest)
+        field = "inputs" if name in SOURCES else "data"
+        try:
+            supply = source_of(config, name)
+            supply.sample(np.random.default_rng(0), 1, max(config.steps, *config.lengths))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"config.{field}: {error}") from error
 
 
 def units(config: ml_collections.ConfigDict) -> list[str]:
@@ -78,6 +87,7 @@ def units(config: ml_collections.ConfigDict) -> list[str]:
 def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarray]:
     """The raw arrays of one unit, leading axis seeds."""
     kind, name, cell = unit.split(".")
+    results: dict[str, Any]
     if kind == "length":
         results = _lengths(config, name, cell)
     elif kind == "preset":
@@ -91,13 +101,22 @@ def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarr
 
 
 def input_names(config: ml_collections.ConfigDict) -> list[str]:
-    """The configured inputs, and the user's file if there is one."""
-    return [*config.inputs, *(["file"] if config.data else [])]
+    """The configured inputs, and the user's file if there is one.
+
+    The file goes by a digest of its content: results of another content are not its own.
+    """
+    if not config.data:
+        return list(config.inputs)
+    path = Path(config.data).expanduser()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8] if path.is_file() else "missing"
+    return [*config.inputs, f"file-{digest}"]
 
 
 def source_of(config: ml_collections.ConfigDict, name: str) -> Source:
     """Where the sequences of an input come from."""
-    return source(name, config.input_size, config.data or None)
+    if name in SOURCES:
+        return source(name, config.input_size)
+    return source("file", config.input_size, config.data)
 
 
 def cell_of(config: ml_collections.ConfigDict, name: str) -> Cell:
@@ -243,9 +262,11 @@ def _unit_vectors(rng: np.random.Generator, count: int, size: int) -> np.ndarray
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def _known(field: str, name: str, names: Mapping[str, Any]) -> None:
+def _known(field: str, name: str, names: Iterable[str]) -> None:
     if name not in names:
-        raise ValueError(f"config.{field}: unknown {name!r}, expected one of {', '.join(names)}")
+        near = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"config.{field}: unknown {name!r}, known: {', '.join(names)}{hint}")
 
 
 EXPERIMENT = launch.Experiment(

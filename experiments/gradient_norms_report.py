@@ -355,6 +355,5 @@ def _source_label(source: str) -> str:
         "white_noise": "white noise",
         "python_docs": "text: CPython's documentation",
         "digits": "handwritten digits, pixel by pixel",
-        "file": "your file",
     }
-    return names.get(source, source)
+    return names.get(source, "your file")

@@ -249,9 +249,7 @@ def test_a5_far_part_vanishes_but_the_whole_does_not():
         by_bias = (lam**nearest - lam**lengths) / (1 - lam)
         return np.log(by_kernel**2 + by_recurrent_kernel**2 + by_bias**2) / 2
 
-    measured = sweep(
-        LINEAR, scalar(lam), impulse(200), lengths, jnp.ones(1), horizons=(horizon,)
-    )
+    measured = sweep(LINEAR, scalar(lam), impulse(200), lengths, jnp.ones(1), horizons=(horizon,))
     assert_allclose(measured.log_parameter_norm, log_norm(0), atol=1e-12)
     assert_allclose(measured.log_far_norm[:, 0], log_norm(horizon), atol=1e-12)
 

@@ -636,6 +636,12 @@ def test_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     assert (tmp_path / "new" / "file").read_bytes() == b"data"
 
 
+def test_json_depends_on_the_values_alone():
+    data = rundir.json_bytes({"b": {"d": None, "c": (1, 2.5)}, "a": True})
+    assert data == rundir.json_bytes({"a": True, "b": {"c": [1, 2.5], "d": None}})
+    assert json.loads(data) == {"a": True, "b": {"c": [1, 2.5], "d": None}}
+
+
 def test_npz_depends_on_the_arrays_alone(tmp_path):
     arrays = {"file": np.arange(3), "allow_pickle": np.float32(2), "a/b": np.array(["x", "yz"])}
     data = rundir.npz_bytes(arrays)

@@ -139,13 +139,13 @@ def length_curve(
 
     For a loss L_T = <v, s_T> with v uniform on the unit sphere,
     E ||dL_T/ds_0||^2 = ||J_{T:0}||_F^2 / S = E ||J_{T:0} u||^2 with u uniform on the unit sphere.
-    So random orthonormal tangents u pushed *forward* tell for all T at once what would take one
-    backward pass per T. Unbiased in the square.
+    So random unit tangents u pushed *forward* tell for all T at once what would take one backward
+    pass per T. Unbiased in the square.
 
     Args:
       key: for the tangents.
       cell, params, xs, state, mask, reset: as in `rnn_jax.unroll`.
-      tangents: how many directions; S if that is less, which then is exact.
+      tangents: how many directions. S or more: the S of a basis, whose result is exact.
 
     Returns:
       (T + 1,), entry T is ln ||J_{T:0}||_F - ln(S) / 2; entry 0 is 0.
@@ -164,10 +164,13 @@ def length_curve(
     flat, unravel = ravel_pytree(first)
     if tangents < 1:
         raise ValueError(f"tangents must be at least 1, got {tangents}")
-    wide = jnp.promote_types(flat.dtype, jnp.float32)
-    frame = jax.random.orthogonal(key, flat.size, dtype=wide, m=min(tangents, flat.size)).T.astype(
-        flat.dtype
-    )
+    if tangents < flat.size:
+        # Drawn in at least float32: half precision has too few normal deviates.
+        wide = jnp.promote_types(flat.dtype, jnp.float32)
+        normal = jax.random.normal(key, (tangents, flat.size), wide)
+        frame = normal / jnp.linalg.norm(normal, axis=1, keepdims=True)
+    else:
+        frame = jnp.eye(flat.size)
     drives = cell.project(params, steps.xs)
     rest = steps._replace(xs=None)
 
@@ -180,7 +183,7 @@ def length_curve(
         vectors = jax.vmap(lambda v: numerics.rescale(jvp(v.mantissa), v.exponent))(vectors)
         return (state, vectors), jax.vmap(numerics.log_norm)(vectors)
 
-    start = jax.vmap(lambda vector: numerics.rescale(unravel(vector)))(frame)
+    start = jax.vmap(lambda u: numerics.rescale(unravel(u)))(frame.astype(flat.dtype))
     _, log_norms = lax.scan(push, (first, start), (drives, rest))
     rms = numerics.log_root_mean_square(log_norms, axis=1)
     return jnp.concatenate([jnp.zeros(1, rms.dtype), rms])

@@ -1,0 +1,108 @@
+"""Replicas over devices: the numbers of a plain loop, whatever the number of devices.
+
+The number of devices is fixed when JAX starts, so each has its own process. This file is at
+once the program that they run.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnn_jax
+from rnn_jax.sharding import over_replicas
+
+DEVICES = (1, 2, 3)
+COUNTS = (1, 4)
+"""Numbers of replicas: neither is a multiple of 3 devices, and 1 is fewer than 2."""
+
+
+def replica(key, options):
+    """One replica of an experiment, from a key and a pytree of numbers to a pytree of results."""
+    params = {
+        "kernel": jnp.ones((1, 12), "float32"),
+        "recurrent_kernel": options["gain"] * jax.random.normal(key, (4, 12), "float32"),
+        "bias": jnp.zeros(12, "float32"),
+        "recurrent_bias": jnp.zeros(4, "float32"),
+    }
+    xs = jax.random.normal(key, (20, 1), "float32")
+    state, trajectory = rnn_jax.unroll(rnn_jax.gru(), params, xs)
+    return {"state": state, "norms": jnp.linalg.norm(trajectory.outputs, axis=1)}
+
+
+def arguments(count):
+    gains = jnp.arange(1, count + 1, dtype="float32") / 2
+    return jax.random.split(jax.random.key(0), count), {"gain": gains}
+
+
+def to_text(results):
+    """Every bit of a pytree."""
+    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(results)).hex()
+
+
+def main(devices):
+    """Prints, for each number of replicas, the results of a Python loop and of all devices."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+    assert jax.local_device_count() == devices
+    one, shared = jax.jit(replica), over_replicas(replica)
+    for count in COUNTS:
+        args = arguments(count)
+        each = [one(*jax.tree.map(lambda leaf, i=i: leaf[i], args)) for i in range(count)]
+        loop = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+        print(to_text(loop), to_text(shared(*args)))
+
+
+@pytest.fixture(scope="module")
+def printed():
+    """What `main` prints for each number of devices; the processes run side by side."""
+    root = Path(__file__).parents[1]
+    start = lambda devices: subprocess.Popen(  # noqa: E731
+        [sys.executable, "-c", f"from tests.test_sharding import main; main({devices})"],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    outputs = {}
+    for devices, process in {devices: start(devices) for devices in DEVICES}.items():
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        lines = [line.split() for line in output.splitlines()]
+        outputs[devices] = dict(zip(COUNTS, lines, strict=True))
+    return outputs
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("devices", DEVICES)
+def test_replicas_are_a_python_loop_bit_for_bit(printed, devices, count):
+    """Also where some devices have nothing left to do."""
+    loop, shared = printed[devices][count]
+    assert len(loop) == 2 * 4 * count * (4 + 20)  # the bytes of what `replica` returns
+    assert shared == loop
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_the_number_of_devices_does_not_matter(printed, count):
+    """The same bits from 1, 2 and 3 devices."""
+    assert len({printed[devices][count][1] for devices in DEVICES}) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "sizes"), [((np.ones(3), np.ones(4)), r"\{3, 4\}"), ((), r"set\(\)")]
+)
+def test_replica_axes_must_agree(args, sizes):
+    """The error says which sizes came."""
+    with pytest.raises(ValueError, match=f"one replica axis of the same size, got {sizes}"):
+        over_replicas(lambda *args: args)(*args)
+
+
+@pytest.mark.parametrize("arg", [1.0, np.ones(())])
+def test_arguments_need_a_replica_axis(arg):
+    """A number that all replicas share has to be closed over."""
+    with pytest.raises(ValueError, match=r"one replica axis.*\(\)"):
+        over_replicas(lambda x: x)(arg)

@@ -6,8 +6,11 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 
 # Okabe and Ito's palette; cells beyond the known ones take the colours after them.
 PALETTE = (
@@ -63,7 +66,8 @@ def panels(
     columns: int, *, title: str, width: float = 4.4, height: float = 3.6, share_y: bool = True
 ) -> tuple[Figure, list[Axes]]:
     """A figure with one row of panels in the project's style."""
-    figure = Figure(figsize=(max(width * columns, 5.6), height), layout="constrained")
+    layout = ConstrainedLayoutEngine(wspace=0.06)  # keeps tick labels of neighbours apart
+    figure = Figure(figsize=(max(width * columns, 5.6), height), layout=layout)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     axes = figure.subplots(1, columns, sharey=share_y, squeeze=False)[0]
     return figure, list(axes)
@@ -76,17 +80,18 @@ def band(axes: Axes, x: np.ndarray, samples: np.ndarray, **style: Any) -> None:
     axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
 
-def common_legend(figure: Figure, axes: Iterable[Axes], columns: int) -> None:
-    """One legend under all panels, every entry once."""
-    entries: dict[str, Any] = {}
+def common_legend(
+    figure: Figure, axes: Iterable[Axes], columns: int, extra: Sequence[Artist] = ()
+) -> None:
+    """One legend under all panels, every entry once, and ``extra`` entries after them."""
+    entries: dict[str, Artist] = {}
     for one in axes:
         for handle, name in zip(*one.get_legend_handles_labels(), strict=True):
             entries.setdefault(name, handle)
-    figure.legend(
-        list(entries.values()),
-        list(entries),
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        fontsize=8,
-    )
+    entries |= {str(artist.get_label()): artist for artist in extra}
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
+
+
+def key(label: str, **style: Any) -> Line2D:
+    """A legend entry for what several colours share."""
+    return Line2D([], [], color="#444444", label=label, **style)

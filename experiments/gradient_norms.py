@@ -87,7 +87,7 @@ def units(config: ml_collections.ConfigDict) -> list[str]:
 def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarray]:
     """The raw arrays of one unit, leading axis seeds."""
     kind, name, cell = unit.split(".")
-    results: dict[str, Any]
+    results: Mapping[str, Any]
     if kind == "length":
         results = _lengths(config, name, cell)
     elif kind == "preset":
@@ -96,7 +96,7 @@ def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarr
         results = {"readout": results["readout"]}
     else:
         results = _lags(config, name, cell, scheme_of(config, cell))
-        results |= _closed_forms(config, cell)
+        results = {**results, **_closed_forms(config, cell)}
     return {key: np.asarray(value) for key, value in results.items()}
 
 

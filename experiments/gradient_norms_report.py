@@ -1,6 +1,7 @@
 """Tables and figures of the gradient-norm experiment, from its saved arrays alone."""
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from experiments import figures, launch
 
@@ -25,7 +27,8 @@ LOSS_STYLES = {"readout": "-", "last_step": ":", "mean_over_steps": "-"}
 # norm made of squares is reported as exactly zero.
 FLOAT32_VALUE = float(np.log(np.finfo(np.float32).tiny))
 FLOAT32_SQUARE = FLOAT32_VALUE / 2
-NATS = "nats"
+THEORY_LABELS = {"g^k": "$g^k$", "sigma bound": r"bound by $\sigma_{\max}$"}
+THEORY_STYLES: Mapping[str, Any] = {"g^k": (0, (1, 2)), "sigma bound": (0, (4, 1, 1, 1))}
 
 
 def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
@@ -195,19 +198,18 @@ def _draw_lags(config: ml_collections.ConfigDict, results: Results) -> Figure:
                     _theory_line(panel, cell, name, lags, values, colour[cell])
         _floors(panel)
         panel.set(title=_source_label(source), xlabel="lag $T - t$ (steps)", xlim=(0, config.steps))
-    axes[0].set_ylabel(rf"$\ln\,\|\partial L/\partial s_t\|$ ({NATS})")
-    figures.common_legend(figure, axes, columns=4)
+    axes[0].set_ylabel(r"$\ln\,\|\partial L/\partial s_t\|$ (nats)")
+    figures.common_legend(figure, axes, columns=3)
     return figure
 
 
 def _theory_line(
     panel: Axes, cell: str, name: str, lags: np.ndarray, values: np.ndarray, colour: str
 ) -> None:
-    label = f"{figures.label(cell)}: {name.removeprefix('theory: ')}"
+    name = name.removeprefix("theory: ")
+    label = f"{figures.label(cell)}: {THEORY_LABELS.get(name, name)}"
     middle = _quantiles(_flat(values), axis=0)[1][::-1]
-    style = {"g^k": (0, (1, 2)), "sigma bound": (0, (4, 1, 1, 1))}.get(
-        name.removeprefix("theory: "), "--"
-    )
+    style = THEORY_STYLES.get(name, "--")
     panel.plot(lags, middle, color=colour, linestyle=style, linewidth=1.1, alpha=0.9, label=label)
 
 
@@ -227,7 +229,7 @@ def _draw_losses(config: ml_collections.ConfigDict, results: Results) -> Figure:
             figures.band(panel, lags, samples, **style)
         _floors(panel)
         panel.set(title=figures.label(cell), xlabel="lag $T - t$ (steps)", xlim=(0, config.steps))
-    axes[0].set_ylabel(rf"$\ln\,\|\partial L/\partial s_t\|$ ({NATS})")
+    axes[0].set_ylabel(r"$\ln\,\|\partial L/\partial s_t\|$ (nats)")
     figures.common_legend(figure, axes, columns=5)
     return figure
 
@@ -243,31 +245,20 @@ def _draw_lengths(config: ml_collections.ConfigDict, results: Results) -> Figure
     for panel, source in zip(axes, sources, strict=True):
         for cell in config.cells:
             arrays = results[f"length.{source}.{cell}"]
-            label = figures.label(cell)
             every = _quantiles(_flat(arrays["every_length"]), axis=0)[1]
-            panel.plot(
-                np.arange(len(every)),
-                every,
-                color=colour[cell],
-                linewidth=0.9,
-                label=f"{label}, every T (tangents)",
-            )
+            style: dict[str, Any] = {"color": colour[cell], "linewidth": 1}
+            panel.plot(np.arange(len(every)), every, label=figures.label(cell), **style)
             low, middle, high = _quantiles(_flat(arrays["readout"]), axis=0)
-            panel.errorbar(
-                lengths,
-                middle,
-                (middle - low, high - middle),
-                color=colour[cell],
-                fmt="o",
-                markersize=3.5,
-                capsize=2,
-                linewidth=1,
-                label=f"{label}, backward pass",
-            )
+            spread = (middle - low, high - middle)
+            panel.errorbar(lengths, middle, spread, fmt="o", markersize=3.5, capsize=2, **style)
         _floors(panel)
         panel.set(title=_source_label(source), xlabel="length $T$ (steps)", xlim=(0, None))
-    axes[0].set_ylabel(rf"$\ln\,\|\partial L_T/\partial s_0\|$ ({NATS})")
-    figures.common_legend(figure, axes, columns=4)
+    axes[0].set_ylabel(r"$\ln\,\|\partial L_T/\partial s_0\|$ (nats)")
+    line = figures.key("every $T$: tangents of one forward pass, median", linewidth=1)
+    marks = figures.key(
+        "a backward pass: median, 10 to 90 %", marker="o", linestyle="", markersize=4
+    )
+    figures.common_legend(figure, axes, columns=3, extra=(line, marks))
     return figure
 
 
@@ -281,31 +272,21 @@ def _draw_parameters(config: ml_collections.ConfigDict, results: Results) -> Fig
     )
     colour = figures.colours(config.cells)
     lengths = np.array(config.lengths)
-    styles = ["-", "--", ":", "-."]
+    names = ["all lags", *(f"lags of {k} and more" for k in config.horizons)]
+    styles = dict(zip(names, itertools.cycle(("-", "--", ":", "-.")), strict=False))
     for panel, cell in zip(axes, config.cells, strict=True):
         arrays = results[f"length.{source}.{cell}"]
-        curves = {"all lags": arrays["parameters"]} | {
-            f"lags of {k} and more": arrays["far_parameters"][..., n]
-            for n, k in enumerate(config.horizons)
-        }
-        for (label, values), style in zip(curves.items(), styles * len(curves), strict=False):
+        far = np.moveaxis(arrays["far_parameters"], -1, 0)
+        for name, values in zip(names, (arrays["parameters"], *far), strict=True):
             shown = np.isfinite(values).all(axis=0)
-            figures.band(
-                panel,
-                lengths[shown],
-                values[:, shown],
-                color=colour[cell],
-                linestyle=style,
-                marker="o",
-                markersize=3,
-                label=label,
-            )
+            style = {"color": colour[cell], "linestyle": styles[name], "marker": "o"}
+            figures.band(panel, lengths[shown], values[:, shown], markersize=3, **style)
         _floors(panel)
         panel.set(title=figures.label(cell), xlabel="length $T$ (steps)", xscale="log")
-    axes[0].set_ylabel(rf"$\ln\,\|\partial L_T/\partial\theta\|$ ({NATS})")
-    axes[0].legend(loc="best")
-    for panel in axes[1:]:
-        panel.legend(loc="best")
+        panel.xaxis.set_major_formatter(ScalarFormatter())
+    axes[0].set_ylabel(r"$\ln\,\|\partial L_T/\partial\theta\|$ (nats)")
+    keys = [figures.key(name, linestyle=style) for name, style in styles.items()]
+    figures.common_legend(figure, axes, columns=5, extra=keys)
     return figure
 
 
@@ -324,7 +305,7 @@ def _draw_presets(config: ml_collections.ConfigDict, results: Results) -> Figure
             figures.band(panel, lags, samples, label=preset, **style)
         _floors(panel)
         panel.set(title=figures.label(cell), xlabel="lag $T - t$ (steps)", xlim=(0, config.steps))
-    axes[0].set_ylabel(rf"$\ln\,\|\partial L/\partial s_t\|$ ({NATS})")
+    axes[0].set_ylabel(r"$\ln\,\|\partial L/\partial s_t\|$ (nats)")
     figures.common_legend(figure, axes, columns=8)
     return figure
 
@@ -333,10 +314,10 @@ def _floors(panel: Axes) -> None:
     """What float32 would have shown, where the curves go that far."""
     if panel.get_ylim()[0] > FLOAT32_SQUARE:
         return
-    label = "float32: squares underflow, norm reported as 0"
+    label = "float32 reports a norm of 0 below"
     panel.axhline(FLOAT32_SQUARE, color="#888888", linestyle="-", linewidth=1, label=label)
     if panel.get_ylim()[0] < FLOAT32_VALUE:
-        label = "float32: the values themselves underflow"
+        label = "float32 has no such numbers below"
         panel.axhline(FLOAT32_VALUE, color="#888888", linestyle="--", linewidth=1, label=label)
 
 

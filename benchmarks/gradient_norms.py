@@ -9,9 +9,10 @@ Run: python benchmarks/gradient_norms.py [--repeats=5] [--json=PATH]
 """
 
 import concurrent.futures
+import functools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import harness
@@ -42,57 +43,69 @@ def problem(cell: str) -> dict[str, np.ndarray]:
 
 
 def run_rnn_jax() -> dict[str, Any]:
-    """One program per cell for all lengths; cells compiled side by side, seeds over the cores."""
+    """All lengths of a cell in one program; cells side by side, seeds over the cores."""
+    _cores_as_devices()
+    import jax.numpy as jnp
+
+    from rnn_jax.analysis import length_sweep
+    from rnn_jax.combinators import batched
+
+    def norms(cell: Any, params: Any, xs: Any, target: Any) -> Any:
+        loss = lambda output: jnp.mean((output - target) ** 2)  # noqa: E731
+        whole = batched(cell, BATCH)
+        return length_sweep(whole, params, xs, LENGTHS, loss=loss).log_parameter_norm
+
+    seconds, logs = _for_each_cell(norms)
+    norms_by_cell = {name: np.exp(np.float64(values)).tolist() for name, values in logs.items()}
+    return {"seconds": seconds, "norms": norms_by_cell}
+
+
+def run_every_length() -> dict[str, Any]:
+    """Another quantity: the RMS gradient at the initial state for every length 1 .. 1000."""
+    _cores_as_devices()
+    import jax
+
+    from rnn_jax.analysis import length_curve
+    from rnn_jax.combinators import batched
+
+    def curve(cell: Any, params: Any, xs: Any, target: Any) -> Any:
+        del target
+        return length_curve(jax.random.key(0), batched(cell, BATCH), params, xs, tangents=4)
+
+    seconds, _ = _for_each_cell(curve)
+    return {"seconds": seconds}
+
+
+def _cores_as_devices() -> None:
     import jax
 
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    import jax.numpy as jnp
 
-    import rnn_jax
-    from rnn_jax.analysis import length_curve, length_sweep
-    from rnn_jax.combinators import batched
+
+def _for_each_cell(function: Callable[..., Any]) -> tuple[float, dict[str, np.ndarray]]:
+    """Seconds, and results by cell, of a function of a cell and one replica's arrays."""
+    from rnn_jax.cells import CELLS as cells
     from rnn_jax.sharding import over_replicas
 
-    def parameters(name: str, data: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        bias, bias_hh = data["bias_ih"] + data["bias_hh"], data["bias_hh"]
+    def run(name: str) -> np.ndarray:
+        data = problem(name)
+        bias = data["bias_ih"] + data["bias_hh"]
         params = {
             "kernel": data["weight_ih"].swapaxes(1, 2),
             "recurrent_kernel": data["weight_hh"].swapaxes(1, 2),
             "bias": bias,
         }
         if name == "gru":
-            params["bias"] = np.concatenate(
-                [bias[:, : 2 * HIDDEN], data["bias_ih"][:, 2 * HIDDEN :]], axis=1
-            )
-            params["recurrent_bias"] = bias_hh[:, 2 * HIDDEN :]
-        return params
-
-    def sweep(name: str) -> np.ndarray:
-        cell = batched(rnn_jax.CELLS[name](), BATCH)
-        data = problem(name)
-
-        def norms(params: Any, xs: jax.Array, target: jax.Array) -> jax.Array:
-            loss = lambda output: jnp.mean((output - target) ** 2)  # noqa: E731
-            return length_sweep(cell, params, xs, LENGTHS, loss=loss).log_parameter_norm
-
-        results = over_replicas(norms)(parameters(name, data), data["xs"], data["targets"])
-        return np.exp(np.asarray(results, np.float64))
-
-    def curve(name: str) -> np.ndarray:
-        cell = batched(rnn_jax.CELLS[name](), BATCH)
-        data = problem(name)
-
-        def every_length(params: Any, xs: jax.Array, key: jax.Array) -> jax.Array:
-            return length_curve(key, cell, params, xs, tangents=8)
-
-        keys = jax.random.split(jax.random.key(0), SEEDS)
-        return np.asarray(over_replicas(every_length)(parameters(name, data), data["xs"], keys))
+            inner = data["bias_ih"][:, 2 * HIDDEN :]
+            params["bias"] = np.concatenate([bias[:, : 2 * HIDDEN], inner], axis=1)
+            params["recurrent_bias"] = data["bias_hh"][:, 2 * HIDDEN :]
+        one_cell = functools.partial(function, cells[name]())
+        return over_replicas(one_cell)(params, data["xs"], data["targets"])
 
     start = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        norms = dict(zip(CELLS, pool.map(sweep, CELLS), strict=True))
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "norms": _listed(norms)}
+        results = dict(zip(CELLS, pool.map(run, CELLS), strict=True))
+    return time.perf_counter() - start, results
 
 
 def run_flax() -> dict[str, Any]:
@@ -189,7 +202,7 @@ def check(results: Mapping[str, Any]) -> str:
     reference = results["rnn_jax"]["norms"]
     worst = 0.0
     for result in results.values():
-        for name in CELLS:
+        for name in CELLS if "norms" in result else ():
             ratio = np.array(result["norms"][name]) / np.array(reference[name])
             worst = max(worst, float(np.abs(ratio - 1).max()))
     if worst > 1e-3:
@@ -197,14 +210,15 @@ def check(results: Mapping[str, Any]) -> str:
     return f"largest relative difference of a norm between contenders {worst:.1e}"
 
 
-def _listed(norms: Mapping[str, np.ndarray]) -> dict[str, list]:
-    return {name: values.tolist() for name, values in norms.items()}
-
-
 if __name__ == "__main__":
     harness.main(
         __doc__.splitlines()[0],
-        {"rnn_jax": run_rnn_jax, "flax.linen": run_flax, "torch": run_torch},
+        {
+            "rnn_jax": run_rnn_jax,
+            "rnn_jax, every length": run_every_length,
+            "flax.linen": run_flax,
+            "torch": run_torch,
+        },
         ours="rnn_jax",
         check=check,
         cached=("rnn_jax", "flax.linen"),

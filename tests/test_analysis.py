@@ -19,7 +19,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import rnn_jax
 from rnn_jax import CELLS, HiddenState, analysis, combinators, schemes
-from rnn_jax.analysis import GradientFlow, LengthSweep
+from rnn_jax.analysis import GradientFlow
 
 flow = jax.jit(analysis.gradient_flow, static_argnames="loss")
 sweep = jax.jit(analysis.length_sweep, static_argnames=("loss", "horizons"))
@@ -54,7 +54,13 @@ def observer():
 
 
 EVERY_CELL = {name: factory() for name, factory in CELLS.items()} | {"observer": observer()}
-every_cell = pytest.mark.parametrize("cell", EVERY_CELL.values(), ids=EVERY_CELL)
+every_cell = pytest.mark.parametrize(
+    "cell",
+    [
+        *(pytest.param(cell, id=name) for name, cell in EVERY_CELL.items()),
+        pytest.param(rnn_jax.gru("before"), id="gru_before", marks=pytest.mark.slow),
+    ],
+)
 
 
 @functools.cache
@@ -126,8 +132,13 @@ def expected_flow(cell, params, xs, loss=last_output):
     )
 
 
-def assert_flows_close(measured, expected, **tolerance):
-    chex.assert_trees_all_close(measured, expected, rtol=0, **tolerance)
+def assert_close(actual, expected, *, atol):
+    """An absolute tolerance alone: of a logarithm it is a relative one of the number."""
+    assert_allclose(actual, expected, rtol=0, atol=atol)
+
+
+def assert_flows_close(measured, expected, *, atol):
+    chex.assert_trees_all_close(measured, expected, rtol=0, atol=atol)
 
 
 # ---- gradient_flow: values ----------------------------------------------------------------------
@@ -150,12 +161,11 @@ def test_flow_is_plain_autodiff(cell, dtype, tolerance):
     assert_flows_close(measured, expected, atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_flow_is_backpropagation_through_taps_to_rounding(dtype):
-    """In its own precision: scaling by powers of two is exact, so what differs from `unroll` is
-    the order of operations that XLA picks: about one rounding for each of the 40 steps.
+def test_flow_is_backpropagation_through_taps_to_rounding():
+    """In float32 on both sides: scaling by powers of two is exact, so what differs from `unroll`
+    is the order of operations that XLA picks: about one rounding for each of the 40 steps.
     """
-    cell, steps = rnn_jax.lstm(), 40
+    cell, steps, dtype = rnn_jax.lstm(), 40, "float32"
     params, xs = draw(cell, dtype), noise(steps, D, dtype=dtype)
     vector = jnp.asarray(VECTOR, dtype)
 
@@ -169,15 +179,14 @@ def test_flow_is_backpropagation_through_taps_to_rounding(dtype):
 
     expected = log_norms(rows(by_taps(params)).astype(float))
     measured = flow(cell, params, xs, vector).log_norm[1:]
-    assert_allclose(measured, expected, rtol=0, atol=steps * np.finfo(dtype).eps)
+    assert_close(measured, expected, atol=steps * np.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("name", ["lstm", "observer"])
-def test_flow_of_a_loss_of_all_outputs(name):
+def test_flow_of_a_loss_of_all_outputs():
     """A loss with terms at every step: the mean over steps."""
-    cell = EVERY_CELL[name]
-    loss = lambda outputs: jnp.mean(jnp.square(outputs - 0.3))  # noqa: E731
+    cell = EVERY_CELL["observer"]
     params, xs = draw(cell), noise(T, D)
+    loss = lambda outputs: jnp.mean(jnp.square(outputs - 0.3))  # noqa: E731
     expected = expected_flow(cell, params, xs, loss)
     assert_flows_close(flow(cell, params, xs, loss=loss), expected, atol=1e-12)
 
@@ -233,12 +242,12 @@ def test_masked_steps_are_as_if_absent(cell, valid):
     measured = masked_flow(cell, padded(valid), mask)
     expected = expected_flow(cell, draw(cell), noise(T, D))
     places = np.concatenate([[0], valid + 1])
-    assert_allclose(measured.log_norm[places], expected.log_norm, atol=1e-12)
-    assert_allclose(measured.log_step_norm[valid], expected.log_step_norm, atol=1e-12)
+    assert_close(measured.log_norm[places], expected.log_norm, atol=1e-12)
+    assert_close(measured.log_step_norm[valid], expected.log_step_norm, atol=1e-12)
     assert_array_equal(measured.log_step_norm[~mask], -np.inf)
     valid_among_last = np.cumsum(mask[::-1])
     truncated = np.append(-np.inf, expected.log_truncated_norm)[valid_among_last]
-    assert_allclose(measured.log_truncated_norm, truncated, atol=1e-12)
+    assert_close(measured.log_truncated_norm, truncated, atol=1e-12)
 
 
 @every_cell
@@ -263,11 +272,11 @@ def test_nothing_flows_across_a_reset(cell):
     xs = jnp.concatenate([noise(start, D, seed=2), noise(T, D)])
     measured = masked_flow(cell, xs, ~NO_FLAGS, reset)
     expected = expected_flow(cell, draw(cell), noise(T, D))
-    assert_allclose(measured.log_norm[start + 1 :], expected.log_norm[1:], atol=1e-12)
+    assert_close(measured.log_norm[start + 1 :], expected.log_norm[1:], atol=1e-12)
     assert_array_equal(measured.log_norm[: start + 1], -np.inf)
     assert_array_equal(measured.log_step_norm[:start], -np.inf)
     whole = np.append(expected.log_truncated_norm, [expected.log_truncated_norm[-1]] * start)
-    assert_allclose(measured.log_truncated_norm, whole, atol=1e-12)
+    assert_close(measured.log_truncated_norm, whole, atol=1e-12)
 
 
 def test_flow_of_one_step():
@@ -287,9 +296,10 @@ def test_flow_of_a_batch_is_per_sample(size):
     assert_flows_close(measured, jax.tree.map(lambda *leaves: np.stack(leaves), *each), atol=1e-12)
 
 
-@every_cell
-def test_flow_in_bfloat16(cell):
+@pytest.mark.parametrize("name", ["elman", "lstm"])
+def test_flow_in_bfloat16(name):
     """Half precision is measured in float32, here to 10 %: two dozen roundings of 2^-9."""
+    cell = EVERY_CELL[name]
     params, xs = draw(cell, "bfloat16"), noise(T, D, dtype="bfloat16")
     wide = jax.tree.map(lambda leaf: leaf.astype(float), (params, xs))
     measured = flow(cell, params, xs, VECTOR)
@@ -374,43 +384,44 @@ def scalar(weight):
     return {"kernel": one, "recurrent_kernel": weight * one, "bias": jnp.zeros(1, "float32")}
 
 
-def at_lag_100_000(measure):
+def by_flow(*args):
+    measured = analysis.gradient_flow(*args, jnp.ones(1))
+    return measured.log_norm[0], measured.log_truncated_norm[-1]
+
+
+def by_sweep(*args):
+    measured = analysis.length_sweep(*args, [1, LAG], jnp.ones(1))
+    return measured.log_norm[1], measured.log_parameter_norm[1]
+
+
+def by_curve(*args):
+    return (analysis.length_curve(jax.random.key(0), *args)[LAG],)
+
+
+@functools.cache
+def at_lag_100_000(instrument):
+    """ln ||dL/ds_0|| for each factor, and that of the parameter gradient if there is one."""
     xs = jnp.zeros((LAG, 1), "float32")
-    return jax.jit(jax.vmap(lambda weight: measure(rnn_jax.elman("identity"), scalar(weight), xs)))(
-        FACTORS
-    )
+    measure = lambda weight: instrument(rnn_jax.elman("identity"), scalar(weight), xs)  # noqa: E731
+    return jax.jit(jax.vmap(measure))(FACTORS)
 
 
-def log_geometric_sum(factors, steps):
-    """ln (1 + g + ... + g^(steps - 1)), without ever forming g^steps."""
-    g = factors.astype(float)
-    powers = np.log(g)[:, None] * np.arange(steps)
-    return np.logaddexp.reduce(powers, axis=1)
-
-
-@pytest.mark.parametrize("instrument", ["flow", "sweep", "curve"])
+@pytest.mark.parametrize("instrument", [by_flow, by_sweep, by_curve])
 def test_factors_from_1e_3_to_1e3_at_lag_100_000(instrument):
     """ln-norms from -690 775 to +690 775, in float32, to 1e-5 relative."""
-    measure = {
-        "flow": lambda *args: analysis.gradient_flow(*args, jnp.ones(1)).log_norm[0],
-        "sweep": lambda *args: analysis.length_sweep(*args, [1, LAG], jnp.ones(1)).log_norm[1],
-        "curve": lambda *args: analysis.length_curve(jax.random.key(0), *args)[LAG],
-    }[instrument]
     expected = LAG * np.log(FACTORS.astype(float))
-    assert_allclose(at_lag_100_000(measure), expected, rtol=1e-5)
+    assert_allclose(at_lag_100_000(instrument)[0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("instrument", ["flow", "sweep"])
+@pytest.mark.parametrize("instrument", [by_flow, by_sweep])
 def test_parameter_gradient_over_100_000_steps(instrument):
-    """At rest only the bias has a gradient, the geometric sum of the factors."""
-    measure = {
-        "flow": lambda *args: analysis.gradient_flow(*args, jnp.ones(1)).log_truncated_norm[-1],
-        "sweep": lambda *args: analysis.length_sweep(*args, [LAG], jnp.ones(1)).log_parameter_norm[
-            0
-        ],
-    }[instrument]
-    # Where the sum stays of order one, 100 000 additions round by 6e-8 of it at most each.
-    assert_allclose(at_lag_100_000(measure), log_geometric_sum(FACTORS, LAG), rtol=1e-5, atol=1e-5)
+    """At rest only the bias has a gradient, the geometric sum 1 + g + ... + g^(T - 1).
+
+    Where the sum stays of order one, its additions round by 6e-8 of it each.
+    """
+    log_powers = np.log(FACTORS.astype(float))[:, None] * np.arange(LAG)
+    expected = np.logaddexp.reduce(log_powers, axis=1)
+    assert_allclose(at_lag_100_000(instrument)[1], expected, rtol=1e-5, atol=1e-5)
 
 
 def product_cell():
@@ -523,10 +534,8 @@ def test_sweep_is_the_flow_of_each_truncated_sequence(cell):
     measured = sweep(cell, draw(cell), full_noise(), LENGTHS, VECTOR, horizons=(1, 3, 8, 9))
     for row, length in enumerate(LENGTHS):
         expected = masked_flow(cell, full_noise(), np.arange(PADDED) < length)
-        assert_allclose(measured.log_norm[row], expected.log_norm[0], atol=1e-12)
-        assert_allclose(
-            measured.log_parameter_norm[row], expected.log_truncated_norm[-1], atol=1e-12
-        )
+        assert_close(measured.log_norm[row], expected.log_norm[0], atol=1e-12)
+        assert_close(measured.log_parameter_norm[row], expected.log_truncated_norm[-1], atol=1e-12)
 
 
 @every_cell
@@ -537,7 +546,7 @@ def test_sweep_divides_far_from_near(cell):
     _, by_step, from_initial = backpropagate(cell, draw(cell), noise(T, D), last_output)
     far = [rows(by_step)[: T - k].sum(axis=0) + rows(from_initial, axis=0) for k in horizons]
     (row,) = np.flatnonzero(LENGTHS == T)
-    assert_allclose(measured.log_far_norm[row], log_norms(np.array(far)), atol=1e-12)
+    assert_close(measured.log_far_norm[row], log_norms(np.array(far)), atol=1e-12)
 
 
 def test_sweep_of_a_loss_of_the_last_output():
@@ -546,8 +555,8 @@ def test_sweep_of_a_loss_of_the_last_output():
     loss = lambda output: jnp.sum(jnp.square(output - 0.3))  # noqa: E731
     measured = sweep(cell, params, xs, np.array([T]), loss=loss)
     expected = expected_flow(cell, params, xs, lambda outputs: loss(outputs[-1]))
-    assert_allclose(measured.log_norm[0], expected.log_norm[0], atol=1e-12)
-    assert_allclose(measured.log_parameter_norm[0], expected.log_truncated_norm[-1], atol=1e-12)
+    assert_close(measured.log_norm[0], expected.log_norm[0], atol=1e-12)
+    assert_close(measured.log_parameter_norm[0], expected.log_truncated_norm[-1], atol=1e-12)
 
 
 def test_sweep_from_a_given_state():
@@ -556,8 +565,8 @@ def test_sweep_from_a_given_state():
     whole = expected_flow(cell, params, xs)
     state, _ = jax.jit(rnn_jax.unroll)(cell, params, xs[:4])
     measured = sweep(cell, params, xs[4:], np.array([T - 4]), VECTOR, state=state)
-    assert_allclose(measured.log_norm[0], whole.log_norm[4], atol=1e-12)
-    assert_allclose(measured.log_parameter_norm[0], whole.log_truncated_norm[4], atol=1e-12)
+    assert_close(measured.log_norm[0], whole.log_norm[4], atol=1e-12)
+    assert_close(measured.log_parameter_norm[0], whole.log_truncated_norm[4], atol=1e-12)
 
 
 def test_sweep_of_a_batch_is_the_gradient_of_its_mean_loss():
@@ -575,7 +584,7 @@ def test_sweep_of_a_batch_is_the_gradient_of_its_mean_loss():
     lengths = np.array([1, 4, T])
     measured = sweep(combinators.batched(cell, size), params, xs, lengths, loss=loss)
     gradients = jax.jit(jax.vmap(jax.grad(mean_loss), (None, 0)))(params, lengths)
-    assert_allclose(measured.log_parameter_norm, log_norms(rows(gradients)), atol=1e-12)
+    assert_close(measured.log_parameter_norm, log_norms(rows(gradients)), atol=1e-12)
 
 
 def test_sweep_is_one_program_for_any_lengths():
@@ -640,7 +649,7 @@ def test_curve_is_exact_with_a_tangent_per_dimension(cell):
     """ln ||J_{T:0}||_F / sqrt(S) for every T; more tangents than dimensions are as many."""
     params, xs = draw(cell), noise(T, D)
     measured = curve(jax.random.key(0), cell, params, xs, tangents=100)
-    assert_allclose(measured, log_rms(initial_jacobians(cell, params, xs)), atol=1e-12)
+    assert_close(measured, log_rms(initial_jacobians(cell, params, xs)), atol=1e-12)
 
 
 def assert_mean_close(samples, expected):
@@ -648,14 +657,14 @@ def assert_mean_close(samples, expected):
     samples = np.asarray(samples)
     error = np.std(samples, axis=0, ddof=1) / np.sqrt(len(samples))
     assert (np.abs(samples.mean(axis=0) - expected) <= 4 * error + 1e-12).all()
-    assert (error[1:] < 0.1 * expected[1:]).all()  # the check is not vacuous
+    assert (error[1:] < 0.01 * expected[1:]).all()  # the check is not vacuous
 
 
 def test_curve_is_unbiased_in_the_square():
-    """Three random tangents of eight dimensions have the right mean square, over 2000 keys."""
+    """Three random tangents of eight dimensions have the right mean square, over 20 000 keys."""
     cell = rnn_jax.lstm()
     params, xs = draw(cell), noise(T, D)
-    keys = jax.random.split(jax.random.key(0), 2000)
+    keys = jax.random.split(jax.random.key(0), 20_000)
     measured = jax.vmap(lambda key: curve(key, cell, params, xs, tangents=3))(keys)
     assert_mean_close(
         np.exp(2 * measured), np.exp(2 * log_rms(initial_jacobians(cell, params, xs)))
@@ -666,7 +675,7 @@ def test_curve_is_the_backward_pass_in_expectation():
     """The forward estimate is the root mean square of ||dL_T/ds_0|| over random unit readouts."""
     cell = exposed(rnn_jax.lstm())
     params, xs, lengths = draw(cell), noise(T, D), np.array([1, 2, 5, T])
-    vectors = noise(2000, 2 * H, seed=5)
+    vectors = noise(20_000, 2 * H, seed=5)
     vectors /= jnp.linalg.norm(vectors, axis=1, keepdims=True)
     backward = jax.vmap(lambda vector: sweep(cell, params, xs, lengths, vector).log_norm)(vectors)
     forward = curve(jax.random.key(0), rnn_jax.lstm(), params, xs, tangents=2 * H)[lengths]
@@ -681,7 +690,7 @@ def test_curve_of_a_masked_sequence():
     params, key = draw(cell), jax.random.key(0)
     measured = curve(key, cell, params, padded(valid), mask=mask, tangents=2 * H)
     compact = log_rms(initial_jacobians(cell, params, noise(T, D)))
-    assert_allclose(measured, compact[np.append(0, np.cumsum(mask))], atol=1e-12)
+    assert_close(measured, compact[np.append(0, np.cumsum(mask))], atol=1e-12)
 
 
 def test_curve_ends_at_a_reset():
@@ -755,11 +764,3 @@ def test_flags_must_be_boolean(name):
     """Not 0 and 1: an integer mask is more often a list of lengths."""
     with pytest.raises(TypeError, match=f"{name} must be boolean, got int64"):
         call_flow(**{name: np.ones(T, int)})
-
-
-def test_traced_lengths_are_taken_as_they_are():
-    """Inside jit the lengths are an array whose values cannot be looked at."""
-    measured = sweep(GRU, draw(GRU), noise(T, D), jnp.array([2, T]), VECTOR)
-    assert isinstance(measured, LengthSweep)
-    expected = [masked_flow(GRU, full_noise(), np.arange(PADDED) < t).log_norm[0] for t in (2, T)]
-    assert_allclose(measured.log_norm, expected, atol=1e-12)

@@ -26,6 +26,11 @@ curve = jax.jit(length_curve, static_argnames="tangents")
 LINEAR = rnn_jax.elman("identity")
 
 
+def assert_close(actual, expected, *, atol):
+    """An absolute tolerance alone: of a logarithm it is a relative one of the number."""
+    assert_allclose(actual, expected, rtol=0, atol=atol)
+
+
 def vanilla(recurrent_kernel, bias=0.0, dtype=float):
     """An Elman network whose inputs, one per unit, enter as they are."""
     size = len(recurrent_kernel)
@@ -119,15 +124,14 @@ def test_a1_orthogonal_recurrence_keeps_the_gradient(dtype, tolerance):
         params = LINEAR.init(jax.random.key(0), 64, 64, scheme=schemes.orthogonal(), dtype=dtype)
         return gradient_flow(LINEAR, params, xs, cotangent).log_norm
 
-    # A relative error of the norm is an absolute one of its logarithm.
-    assert_allclose(measure(noise(1000, 64), 3 * unit(64)), np.log(3), rtol=0, atol=tolerance)
+    assert_close(measure(noise(1000, 64), 3 * unit(64)), np.log(3), atol=tolerance)
 
 
 def test_a1_orthogonal_recurrence_keeps_the_frobenius_norm():
     """A1: ||J_{T:0}||_F = sqrt(N) for every length T; as many tangents as units are exact."""
     params = vanilla(np.linalg.qr(noise(64, 64))[0])
     log_rms = curve(jax.random.key(0), LINEAR, params, noise(1000, 64), tangents=64)
-    assert_allclose(log_rms, 0, atol=1e-10)
+    assert_close(log_rms, 0, atol=1e-10)
 
 
 def test_a1_orthogonal_recurrence_has_singular_values_one():
@@ -156,14 +160,14 @@ def test_a2_scaled_orthogonal_recurrence_decays_by_its_gain():
     measured = np.asarray(measure(gains), float)
     lags = np.arange(steps, 0, -1)
     rates = (measured[:, :-1] - measured[:, -1:]) / lags
-    assert_allclose(rates - np.log(gains)[:, None], 0, atol=1e-6)
+    assert_close(rates - np.log(gains)[:, None], 0, atol=1e-6)
 
 
 def test_a2_scaled_orthogonal_recurrence_has_equal_exponents():
     """A2: every Lyapunov exponent of g Q is ln g."""
     params = vanilla(0.9 * np.linalg.qr(noise(16, 16))[0])
     jacobian = closed_form(LINEAR, params, LINEAR.initial_state(params), jnp.ones(16))
-    assert_allclose(lyapunov_spectrum([jacobian] * 100), np.log(0.9), atol=1e-10)
+    assert_close(lyapunov_spectrum([jacobian] * 100), np.log(0.9), atol=1e-10)
 
 
 def gaussian_matrix(size=32):
@@ -179,14 +183,14 @@ def test_a3_exponents_of_a_linear_network_are_its_log_eigenvalues():
     params = vanilla(gaussian_matrix())
     jacobian = np.asarray(closed_form(LINEAR, params, LINEAR.initial_state(params), jnp.ones(32)))
     measured = lyapunov_spectrum([jacobian] * 5000)
-    assert_allclose(measured, log_moduli(gaussian_matrix()), atol=5e-3)
+    assert_close(measured, log_moduli(gaussian_matrix()), atol=5e-3)
 
 
 def test_a3_gradient_rate_of_a_linear_network_is_its_spectral_radius():
     """A3: (1 / T) ln ||J_{T:0}|| tends to ln |mu_1|: one random tangent finds it."""
     params = vanilla(gaussian_matrix())
     log_rms = curve(jax.random.key(0), LINEAR, params, jnp.zeros((5000, 32)), tangents=1)
-    assert_allclose(log_rms[-1] / 5000, log_moduli(gaussian_matrix())[0], atol=5e-3)
+    assert_close(log_rms[-1] / 5000, log_moduli(gaussian_matrix())[0], atol=5e-3)
 
 
 def test_a4_non_normal_transient():
@@ -218,7 +222,7 @@ def impulse(steps):
 def test_a5_state_gradient_of_an_impulse_response():
     """A5: h_t = lam h_{t-1} + x_t has dh_T/dh_t = lam^(T-t), T = 200."""
     measured = flow(LINEAR, scalar(IMPULSE_DECAY), impulse(200), jnp.ones(1)).log_norm
-    assert_allclose(measured, np.arange(200, -1, -1) * np.log(IMPULSE_DECAY), atol=1e-12)
+    assert_close(measured, np.arange(200, -1, -1) * np.log(IMPULSE_DECAY), atol=1e-12)
 
 
 def test_a5_parameter_gradient_of_an_impulse_response():
@@ -250,8 +254,8 @@ def test_a5_far_part_vanishes_but_the_whole_does_not():
         return np.log(by_kernel**2 + by_recurrent_kernel**2 + by_bias**2) / 2
 
     measured = sweep(LINEAR, scalar(lam), impulse(200), lengths, jnp.ones(1), horizons=(horizon,))
-    assert_allclose(measured.log_parameter_norm, log_norm(0), atol=1e-12)
-    assert_allclose(measured.log_far_norm[:, 0], log_norm(horizon), atol=1e-12)
+    assert_close(measured.log_parameter_norm, log_norm(0), atol=1e-12)
+    assert_close(measured.log_far_norm[:, 0], log_norm(horizon), atol=1e-12)
 
 
 def test_a6_sigmoid_at_one_half_has_factor_w_over_4():
@@ -270,7 +274,7 @@ def test_a6_sigmoid_at_one_half_has_factor_w_over_4():
         return gradient_flow(rnn_jax.elman("sigmoid"), params, xs, jnp.ones(1), state=state)
 
     expected = np.log(weights / 4)[:, None] * np.arange(20, -1, -1)
-    assert_allclose(measure(weights).log_norm, expected, atol=1e-10)
+    assert_close(measure(weights).log_norm, expected, atol=1e-10)
 
 
 def test_a6_sigmoid_factor_is_at_most_w_over_4():
@@ -287,7 +291,7 @@ def test_a7_tanh_at_zero_has_factor_w():
     weights = jnp.array([0.25, 0.9, 1.0, 1.5])
     measure = jax.vmap(lambda w: flow(rnn_jax.elman(), scalar(w), jnp.zeros((100, 1)), jnp.ones(1)))
     expected = np.log(weights)[:, None] * np.arange(100, -1, -1)
-    assert_allclose(measure(weights).log_norm, expected, atol=1e-12)
+    assert_close(measure(weights).log_norm, expected, atol=1e-12)
 
 
 def test_a7_tanh_off_zero_has_factor_w_times_slope():
@@ -381,10 +385,10 @@ def test_a12_tied_spectral_norm(tied, lag):
 )
 def test_a12_edge_of_the_fuss_catalan_law(lag, value):
     """A12: the limit at gain 1, to the digits of the table."""
-    assert_allclose(np.exp(theory.tied_spectral_norm(1.0, lag)), value, atol=5e-4)
+    assert_close(np.exp(theory.tied_spectral_norm(1.0, lag)), value, atol=5e-4)
 
 
-UNTIED_SIZE, UNTIED_REPLICAS = 32, 2000
+UNTIED_SIZE, UNTIED_REPLICAS = 32, 1000
 
 
 @pytest.fixture(scope="module")
@@ -430,8 +434,8 @@ def test_a14_mean_square_untied_gradient_does_not(untied):
 )
 def test_a14_typical_rate(size, rate):
     """A14: the per-step bias at gain 1, to the digits of the table, and ln g beside it."""
-    assert_allclose(theory.untied_typical_rate(1.0, size), rate, atol=5e-6)
-    assert_allclose(theory.untied_typical_rate(0.5, size), rate + np.log(0.5), atol=5e-6)
+    assert_close(theory.untied_typical_rate(1.0, size), rate, atol=5e-6)
+    assert_close(theory.untied_typical_rate(0.5, size), rate + np.log(0.5), atol=5e-6)
 
 
 # ---- LSTM ---------------------------------------------------------------------------------------
@@ -500,8 +504,8 @@ def test_a17_orthogonal_lstm_at_origin(forget_bias, low, high):
     """A17: with U_g orthogonal |mu| fills [f - o i, f + o i], reached at the eigenvalues +-1."""
     reflection = np.diag([1.0, -1.0, 1.0, -1.0])
     moduli = np.abs(np.linalg.eigvals(lstm_at_origin(reflection, forget_bias)))
-    assert_allclose(moduli.max(), high, atol=5e-4)
-    assert_allclose(np.sort(moduli)[4], low, atol=5e-4)
+    assert_close(moduli.max(), high, atol=5e-4)
+    assert_close(np.sort(moduli)[4], low, atol=5e-4)
 
 
 @pytest.mark.parametrize(
@@ -511,8 +515,8 @@ def test_a17_critical_gain_of_the_lstm(forget_bias, critical):
     """A17: a spectral radius g_c = (1 - f) / (o i) of U_g, as tabulated, puts that of J at 1."""
     gain = (1 - sigmoid(forget_bias)) / 0.25
     jacobian = lstm_at_origin(gain * np.eye(4), forget_bias)
-    assert_allclose(gain, critical, atol=5e-5)
-    assert_allclose(np.abs(np.linalg.eigvals(jacobian)).max(), 1, atol=1e-6)
+    assert_close(gain, critical, atol=5e-5)
+    assert_close(np.abs(np.linalg.eigvals(jacobian)).max(), 1, atol=1e-6)
 
 
 def random_lstm(dtype="float64"):
@@ -529,7 +533,7 @@ def test_a18_lstm_jacobian_at_any_state(jacobian, dtype, tolerance):
     params, state, x = random_lstm(dtype)
     measured = jacobian(rnn_jax.lstm(), params, state, x)
     expected = lstm_jacobian(params, *(np.asarray(part, float) for part in (*state, x)))
-    assert_allclose(measured, expected, rtol=0, atol=tolerance)
+    assert_close(measured, expected, atol=tolerance)
 
 
 @pytest.mark.parametrize("orthogonal", [False, True])
@@ -551,7 +555,7 @@ def test_a19_sum_of_lyapunov_exponents_of_the_lstm(orthogonal):
     for hidden, memory, x in zip(*map(np.asarray, (*states, xs)), strict=True):
         (_, f, _, o), new = lstm_by_hand(params, hidden, memory, x)
         average += np.sum(np.log(f) + np.log(np.abs(np.tanh(new) * o * (1 - o)))) / steps
-    assert_allclose(np.sum(lyapunov_spectrum(np.asarray(jacobians))), average, atol=1e-4)
+    assert_close(np.sum(lyapunov_spectrum(np.asarray(jacobians))), average, atol=1e-4)
 
 
 def test_a20_cell_path_is_the_product_of_forget_gates():
@@ -588,8 +592,8 @@ def test_a20_memory_of_an_lstm_at_initialisation(
     params = with_biases(params, input=0, forget=forget_bias, candidate=0, output=0)
     memory = flow(cell, params, noise(101, 3), unit(4)).log_norm_by_part["cell"]
     rate = (memory[0] - memory[100]) / 100  # y_T reads h_T, so dL/dc_T itself is 0
-    assert_allclose(rate, np.log(sigmoid(forget_bias)), atol=1e-6)
-    assert_allclose(np.exp(rate), forget, atol=5e-6)
+    assert_close(rate, np.log(sigmoid(forget_bias)), atol=1e-6)
+    assert_close(np.exp(rate), forget, atol=5e-6)
     assert_allclose(np.exp(memory[80] - memory[100]), after_20, rtol=0.02)
     assert_allclose(np.exp(memory[0] - memory[100]), after_100, rtol=0.02)
     assert_allclose(-1 / rate, time_constant, rtol=5e-3)
@@ -624,7 +628,7 @@ def test_a21_gru_jacobian_at_any_state(reset, jacobian):
     params, rng = draw(cell, 3, 8, scale=2.0), np.random.default_rng(7)
     hidden, x = rng.normal(size=8), rng.normal(size=3)
     measured = jacobian(cell, params, rnn_jax.HiddenState(jnp.asarray(hidden)), jnp.asarray(x))
-    assert_allclose(measured, gru_jacobian(params, hidden, x, reset), rtol=0, atol=4e-11)
+    assert_close(measured, gru_jacobian(params, hidden, x, reset), atol=4e-11)
 
 
 @pytest.mark.parametrize("reset", RESETS)
@@ -662,7 +666,7 @@ def test_a22_gru_at_origin(reset):
     """A22: J = z I + (1 - z) r U_n, with the biases of both gates."""
     r, z, kernel = sigmoid(-0.5), sigmoid(0.8), np.asarray(noise(6, 6))
     measured = gru_at_origin(reset, -0.5, 0.8, kernel)
-    assert_allclose(measured, z * np.eye(6) + (1 - z) * r * kernel.T, atol=1e-6)
+    assert_close(measured, z * np.eye(6) + (1 - z) * r * kernel.T, atol=1e-6)
 
 
 @pytest.mark.parametrize("update_bias", [-2, 0, 3])
@@ -670,7 +674,7 @@ def test_a22_gru_at_origin(reset):
 def test_a22_critical_gain_of_the_gru(reset, update_bias):
     """A22: it is 1 / r, so 2 at zero reset bias, whatever the update bias."""
     measured = gru_at_origin(reset, 0, update_bias, 2 * np.eye(4))
-    assert_allclose(np.abs(np.linalg.eigvals(measured)).max(), 1, atol=1e-6)
+    assert_close(np.abs(np.linalg.eigvals(measured)).max(), 1, atol=1e-6)
 
 
 # ---- Clipping -----------------------------------------------------------------------------------

@@ -1,0 +1,106 @@
+"""What a run says: in the terminal, in its summary, table and figures."""
+
+import contextlib
+import os
+import pty
+import re
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+import toy_experiment
+from matplotlib.figure import Figure
+from numpy.testing import assert_array_equal
+from toy_experiment import GOOD, command
+
+from experiments import report
+from experiments.launch import Report
+from experiments.rundir import RunDir
+
+home = toy_experiment.home
+
+TABLE = pd.DataFrame({"x": [1, 2], "y": [0.1, -np.inf]})
+SUMMARY = pd.DataFrame(
+    {"cell": ["[bold]a[/bold]", "b"], "slope": [np.float32(-0.123456), 1e-9], "n": [3, 40000]}
+)
+MARKDOWN = """\
+| cell           | slope   | n     |
+|----------------|---------|-------|
+| [bold]a[/bold] | -0.1235 | 3     |
+| b              | 1e-09   | 40000 |
+"""
+
+
+def line(colour):
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([1, 2], color=colour)
+    return figure
+
+
+@pytest.fixture
+def rundir(tmp_path):
+    return RunDir(tmp_path)
+
+
+def test_files_hold_what_was_reported(rundir):
+    figures = {"red": lambda: line("red"), "blue": lambda: line("blue")}
+    said = Report(TABLE, SUMMARY, figures, ["One.", "Two."])
+    results = {"b": {"x": np.arange(3)}, "a": {"x": np.ones((2, 2)), "y": np.float32(7)}}
+    report.write_report(rundir, "toy", said, results)
+
+    assert (rundir.path / "results.csv").read_bytes() == b"x,y\n1,0.1\n2,-inf\n"
+    pd.testing.assert_frame_equal(pd.read_csv(rundir.path / "results.csv"), TABLE)
+    with np.load(rundir.path / "arrays.npz") as arrays:
+        assert arrays.files == ["b/x", "a/x", "a/y"]
+        assert_array_equal(arrays["b/x"], np.arange(3), strict=True)
+        assert_array_equal(arrays["a/y"], np.float32(7), strict=True)
+    pictures = "![red](figures/red.png)\n\n![blue](figures/blue.png)\n"
+    assert (rundir.path / "summary.md").read_text() == (
+        f"# toy\n\n{MARKDOWN}\n- One.\n- Two.\n\n{pictures}"
+    )
+    names = {path.name for path in (rundir.path / "figures").iterdir()}
+    assert names == {"red.png", "red.svg", "blue.png", "blue.svg"}
+    png = (rundir.path / "figures/red.png").read_bytes()
+    width, height = np.frombuffer(png[16:24], ">u4")  # of the IHDR chunk, which comes first
+    assert (width, height) == (2 * 160, 1 * 160)
+    assert png != (rundir.path / "figures/blue.png").read_bytes()
+
+
+def test_summary_without_notes_and_figures(rundir):
+    report.write_report(rundir, "toy", Report(TABLE, SUMMARY, {}), {})
+    assert (rundir.path / "summary.md").read_text() == f"# toy\n\n{MARKDOWN}"
+
+
+def test_one_figure_is_drawn_at_a_time(rundir):
+    folder = rundir.path / "figures"
+
+    def second():
+        assert {path.name for path in folder.iterdir()} == {"first.png", "first.svg"}
+        return line("blue")
+
+    figures = {"first": lambda: line("red"), "second": second}
+    report.write_report(rundir, "toy", Report(TABLE, SUMMARY, figures), {})
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_pipe_gets_the_plain_table(capsys):
+    report.show_report(Report(TABLE, SUMMARY, {}, ["A note [in brackets]."]))
+    assert capsys.readouterr().out == f"{MARKDOWN}A note [in brackets].\n"
+
+
+def test_terminal_shows_a_bar_and_a_table(home):
+    ours, theirs = pty.openpty()
+    env = os.environ | {"TERM": "xterm", "COLUMNS": "120", "TOY_SECONDS": "0.5"}
+    with subprocess.Popen(command(*GOOD), stdout=theirs, stderr=subprocess.PIPE, env=env) as child:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a pty says that the other end is closed
+            while chunk := os.read(ours, 4096):
+                shown += chunk
+        assert (child.wait(), child.stderr.read()) == (0, b"")
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    for pattern in (r"1/3 .*elapsed, .*left, walk-1", r"3/3 ━+ 0:00:0", r"┃ unit +┃", r"note \[in"):
+        assert re.search(pattern, text)
+    assert "[1/3]" not in text

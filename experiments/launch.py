@@ -7,10 +7,10 @@ one line and exit code 2, before anything is compiled or written. A killed run s
 the same command does what is missing. This is the only place where flags are parsed.
 """
 
+import ast
 import contextlib
 import dataclasses
 import difflib
-import io
 import os
 import re
 import runpy
@@ -21,47 +21,20 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags  # type: ignore[import-untyped]
 
-from experiments.rundir import (
-    CHECKOUT,
-    Arrays,
-    RunDir,
-    UserError,
-    npz_bytes,
-    open_run,
-    unit_names,
-    write_file,
-)
-
-if TYPE_CHECKING:  # imported where used: a bad flag is answered before these have loaded
-    import pandas as pd  # type: ignore[import-untyped]
-    from matplotlib.figure import Figure
-    from rich.table import Table
+from experiments.report import Report, show_report, write_report
+from experiments.rundir import CHECKOUT, Arrays, RunDir, UserError, open_run, unit_names
 
 __all__ = ["Experiment", "Report", "UserError", "configure_jax", "main", "run", "select_variant"]
 
 FLAGS = flags.FLAGS
 OWN_FLAGS = ("config", "workdir", "plot_only")
+ELEMENTS = {int: "integers", float: "numbers", str: "strings"}
 _T = TypeVar("_T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What an experiment says, computed from saved results only."""
-
-    table: "pd.DataFrame"
-    """Every number, tidy and long: results.csv."""
-    summary: "pd.DataFrame"
-    """What a person reads at the end: the terminal and summary.md."""
-    figures: Mapping[str, Callable[[], "Figure"]]
-    """Each drawn when its turn comes, so that one is in memory at a time."""
-    notes: Sequence[str] = ()
-    """Lines under the summary."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,11 +133,11 @@ def run(
             seconds = time.perf_counter() - start
             results = {unit: results[unit] for unit in units}  # the order of an unbroken run
             report = experiment.report(config, results)
-            _write(rundir, experiment.name, report, results)
+            write_report(rundir, experiment.name, report, results)
         except KeyboardInterrupt as stop:
             done = f"stopped after {len(results)} of {len(units)} units"
             raise type(stop)(f"{done}; the same command resumes") from None
-    _show(report)
+    show_report(report)
     if kept < len(units):
         print(f"Computed {len(units) - kept} units in {seconds:.1f} s; {kept} were there before.")
     else:
@@ -214,63 +187,6 @@ def _compute(
             if not terminal:
                 seconds = time.perf_counter() - start
                 print(f"[{len(results)}/{len(units)}] {unit}: {seconds:.1f} s", flush=True)
-
-
-def _write(rundir: RunDir, name: str, report: Report, results: Mapping[str, Arrays]) -> None:
-    """Writes the final files; the same results give the same bytes."""
-    import matplotlib
-
-    path = rundir.path
-    csv = report.table.to_csv(index=False, lineterminator="\n")
-    write_file(path / "results.csv", csv.encode())
-    arrays = {f"{unit}/{key}": value for unit in results for key, value in results[unit].items()}
-    write_file(path / "arrays.npz", npz_bytes(arrays))
-    matplotlib.use("agg")
-    for title, draw in report.figures.items():
-        figure = draw()
-        for kind, metadata in (("png", {}), ("svg", {"Date": None})):
-            buffer = io.BytesIO()
-            with matplotlib.rc_context({"svg.hashsalt": title}):  # else its ids are random
-                figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
-            write_file(path / "figures" / f"{title}.{kind}", buffer.getvalue())
-    parts = [f"# {name}", _markdown(report.summary)]
-    parts += ["\n".join(f"- {note}" for note in report.notes)] if report.notes else []
-    parts += [f"![{title}](figures/{title}.png)" for title in report.figures]
-    write_file(path / "summary.md", ("\n\n".join(parts) + "\n").encode())
-
-
-def _table(frame: "pd.DataFrame", **options: Any) -> "Table":
-    """A table as `rich` draws it; `options` are those of `rich.table.Table`."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*map(str, frame.columns), **options)
-    for row in frame.itertuples(index=False):
-        cells = [f"{x:.4g}" if isinstance(x, float | np.floating) else str(x) for x in row]
-        table.add_row(*map(Text, cells))  # Text: square brackets are no markup
-    return table
-
-
-def _markdown(frame: "pd.DataFrame") -> str:
-    """A table that reads well as Markdown and as plain text."""
-    from rich.box import MARKDOWN
-    from rich.console import Console
-
-    buffer = io.StringIO()
-    Console(file=buffer, width=10_000).print(_table(frame, box=MARKDOWN))
-    return buffer.getvalue().strip()
-
-
-def _show(report: Report) -> None:
-    """Prints the summary and the notes."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        Console().print(_table(report.summary))
-    else:
-        print(_markdown(report.summary))
-    for note in report.notes:
-        print(note)
 
 
 def configure_jax() -> None:
@@ -355,6 +271,41 @@ def _check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
             node = node[part]
         if match and isinstance(node, ConfigDict):
             raise UserError(f"{argument}: a group of fields; set one of: {', '.join(node)}")
+        if match and isinstance(node, tuple):
+            _define_tuple_flag(f"config.{match[1]}", node)
+
+
+def _define_tuple_flag(name: str, like: tuple) -> None:
+    """Defines the flag of a field `like` this before ml_collections, for which a,b is one element.
+
+    Tuples of anything but one simple type are left to it.
+    """
+    kinds = {type(element) for element in like}
+    if len(kinds) == 1 and kinds <= ELEMENTS.keys():
+        serializer: flags.ArgumentSerializer = flags.ArgumentSerializer()
+        parser = _Elements(field=name, like=like)
+        flags.DEFINE_multi(parser, serializer, name, None, "A tuple.", allow_override=True)
+
+
+class _Elements(flags.ArgumentParser):
+    """Reads a,b,c or Python's ('a', 'b', 'c') as elements of the one type that `like` has."""
+
+    def __init__(self, *, field: str, like: tuple) -> None:
+        self.field, self.kind = field, type(like[0])
+        self.example = ",".join(map(str, like))
+
+    def parse(self, argument: str) -> tuple:
+        bare = argument.strip()
+        if bare[:1] + bare[-1:] in ("()", "[]"):
+            bare = bare[1:-1].strip()
+        try:
+            if "'" in bare or '"' in bare:
+                return tuple(self.kind(str(part)) for part in ast.literal_eval(f"[{bare}]"))
+            parts = bare.removesuffix(",").split(",") if bare else []
+            return tuple(self.kind(part.strip()) for part in parts)
+        except (ValueError, SyntaxError):
+            expected = f"{ELEMENTS[self.kind]} separated by commas, such as {self.example}"
+            raise UserError(f"--{self.field}={argument}: expected {expected}") from None
 
 
 def _define_flags() -> None:
@@ -394,4 +345,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     for name in ("config", "workdir"):
         if not FLAGS[name].value:
             raise UserError(f"--{name} is missing; expected --config=FILE.py --workdir=DIRECTORY")
+    given = {name: FLAGS[name].value for name in FLAGS if isinstance(FLAGS[name].parser, _Elements)}
+    tuples = {name: sum(values or [], ()) for name, values in given.items()}  # repeats add up
+    FLAGS.config.update_from_flattened_dict(tuples, strip_prefix="config.")
     return rest

@@ -16,6 +16,7 @@ import dataclasses
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 Params = Any
 """A pytree of arrays, for most cells a dict with packed kernels."""
@@ -144,4 +145,18 @@ def project_packed(cell: str, params: Params, x: jax.Array) -> jax.Array:
             f"{cell}: the input x has shape {x.shape}; its last axis must be the "
             f"{kernel.shape[0]} features that the kernel was made for"
         )
-    return x.astype(kernel.dtype) @ kernel + params["bias"]
+    bias = params["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
+    return x.astype(kernel.dtype) @ kernel + bias
+
+
+def check_positive(name: str, value: int) -> int:
+    """The argument as an int, if it is an integer of at least 1.
+
+    Raises:
+      TypeError, ValueError: otherwise; names the argument and what came.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return int(value)

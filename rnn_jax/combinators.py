@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, Params, State
+from rnn_jax.base import Cell, Params, State, check_positive
 
 
 @functools.cache
@@ -17,7 +17,7 @@ def batched(cell: Cell, size: int) -> Cell:
     one parameter gradient per sample. Inputs are (T, B, D), every part of the state (B, ...).
 
     Raises:
-      ValueError: for a size below 1.
+      ValueError, TypeError: for a size that is no integer of at least 1.
 
     >>> import jax, rnn_jax
     >>> cell = batched(rnn_jax.lstm(), 8)
@@ -25,8 +25,7 @@ def batched(cell: Cell, size: int) -> Cell:
     >>> rnn_jax.unroll(cell, params, jax.numpy.ones((5, 8, 3)))[0].cell.shape
     (8, 4)
     """
-    if size < 1:
-        raise ValueError(f"batched: size must be at least 1, got {size}")
+    check_positive("size", size)
 
     def initial_state(params: Params) -> State:
         repeat = lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape))  # noqa: E731

@@ -5,8 +5,8 @@ A gradient that halves at every step leaves float32 after 126 steps, and its *sq
 exactly zero (or, the other way, of infinity) although nothing of the kind has happened.
 
 The remedy here is a mantissa with an integer exponent shared by a whole pytree, `Scaled`.
-Because all scaling is by powers of two it is exact: wherever the plain computation neither
-under- nor overflows, the scaled one returns the same bits, at any length of sequence.
+All scaling is by powers of two and so rounds nothing: wherever the plain computation neither
+under- nor overflows, the scaled one goes through the same roundings.
 """
 
 import math

@@ -104,7 +104,7 @@ def packed_init(
             raise TypeError(f"{cell}: scheme must be a schemes.Scheme or None, got {scheme!r}")
         dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
         # Drawn in at least float32 and then cast: there is no QR in bfloat16.
-        wide = jnp.promote_types(dtype, jnp.float32)
+        wide = jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
         layout = Layout(cell, input_size, hidden_size, gates, keep, recurrent_bias, wide)
         scheme.check(layout)
         parts = ["kernel", "recurrent_kernel", "bias"]

@@ -37,13 +37,14 @@ def over_replicas(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     )
 
     def run(*args: PyTree) -> PyTree:
-        sizes = {leaf.shape[0] for leaf in jax.tree.leaves(args)}
-        if len(sizes) != 1:
-            raise ValueError(f"all arguments need one replica axis of the same size, got {sizes}")
-        (count,) = sizes
+        args = jax.tree.map(jnp.asarray, args)
+        shapes = [leaf.shape for leaf in jax.tree.leaves(args)]
+        if () in shapes or len({shape[0] for shape in shapes}) != 1:
+            raise ValueError(f"all arguments need one replica axis of the same size, got {shapes}")
+        count = shapes[0][0]
         # Devices with less to do than others repeat the last replica; the copies are dropped.
         rows = jnp.minimum(jnp.arange(-(-count // mesh.size) * mesh.size), count - 1)
-        args = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], args)
+        args = jax.tree.map(lambda leaf: leaf[rows], args)
         results = compiled(jax.device_put(args, NamedSharding(mesh, spec)))
         # Fetched shard by shard: slicing the sharded array would be a program with collectives,
         # and those may wait for ever for a CPU thread that the results still occupy.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnn_jax.base import Cell, Drive, Params, PyTree, State
+from rnn_jax.base import Cell, Drive, Params, PyTree, State, check_positive
 
 
 class Trajectory(NamedTuple):
@@ -133,7 +133,7 @@ def unroll(
     """
     state, steps, length = prepare(cell, params, xs, state, mask, reset, reverse, taps)
     size = _segment_size(segment, length)
-    scan = _scanner(cell, params, reverse, _positive("unroll", unroll))
+    scan = _scanner(cell, params, reverse, check_positive("unroll", unroll))
     if size is None or size >= length:
         return scan(state, steps)
     # The outer scan already keeps XLA from merging the recomputation with the first pass.
@@ -170,9 +170,9 @@ def unroll_truncated(
     >>> jax.grad(last)(jnp.ones((5, 1))).ravel().tolist()
     [0.0, 0.0, 0.0, 0.0, 1.0]
     """
-    window = _positive("window", window)
+    window = check_positive("window", window)
     state, steps, length = prepare(cell, params, xs, state, mask, reset, reverse, taps)
-    scan = _scanner(cell, params, reverse, _positive("unroll", unroll))
+    scan = _scanner(cell, params, reverse, check_positive("unroll", unroll))
     if window >= length:
         return scan(state, steps)
 
@@ -209,7 +209,7 @@ def unroll_static(
 
 def states_before(first: State, states: State) -> State:
     """The state before each step, s_0 .. s_{T-1}, from s_0 and a trajectory's s_1 .. s_T."""
-    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), first, states)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[:-1], first, states)
 
 
 def prepare(
@@ -329,14 +329,6 @@ def _check_step(cell: Cell, params: Params, state: State, xs: PyTree) -> None:
         )
 
 
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return int(value)
-
-
 def _segment_size(segment: int | str | None, length: int) -> int | None:
     if segment is None:
         return None
@@ -344,4 +336,4 @@ def _segment_size(segment: int | str | None, length: int) -> int | None:
         return max(1, math.isqrt(max(length - 1, 0)) + 1)
     if isinstance(segment, str):
         raise ValueError(f"segment must be a number of steps, 'sqrt' or None, got {segment!r}")
-    return _positive("segment", segment)
+    return check_positive("segment", segment)

@@ -49,8 +49,9 @@ def gradient_flow(
     either L = <cotangent, y_T>, whose gradient has a clean lag axis k = T - t, or any function of
     all outputs; a loss with terms at every step mixes all lags and hides vanishing.
 
-    The gradient is carried with an exact power-of-two scale (`numerics.Scaled`): it equals plain
-    backpropagation to the bit where that is representable and stays right beyond, at any lag.
+    The gradient is carried with a power-of-two scale (`numerics.Scaled`), which rounds nothing: it
+    is plain backpropagation where that is representable and stays right beyond, at any lag. All
+    parts of a state share the scale: one that is 2**126 times smaller than another reads -inf.
     Per sample: ``vmap`` for a batch, and never average gradients before taking norms.
     Under ``jit``, fields that nobody reads cost nothing.
 
@@ -153,12 +154,21 @@ def _cotangents(
     mask: jax.Array | None,
 ) -> jax.Array:
     """dL/dy_t with everything else held fixed, for every t: (T, ...)."""
-    if (cotangent is None) == (loss is None):
-        raise ValueError("gradient_flow needs either a cotangent or a loss, not both")
+    check_readout("gradient_flow", cotangent, loss)
     if loss is not None:
         return jax.grad(loss)(outputs)
+    vector = as_cotangent(cotangent, outputs)
+    if not len(outputs):
+        return outputs
     last = -1 if mask is None else mask.shape[0] - 1 - jnp.argmax(mask[::-1])
-    return jnp.zeros_like(outputs).at[last].set(as_cotangent(cotangent, outputs))
+    return jnp.zeros_like(outputs).at[last].set(vector)
+
+
+def check_readout(caller: str, cotangent: object, loss: object) -> None:
+    """Either a readout vector or a loss."""
+    if (cotangent is None) == (loss is None):
+        came = "neither" if loss is None else "both"
+        raise ValueError(f"{caller} needs either a cotangent or a loss, got {came}")
 
 
 def as_cotangent(cotangent: jax.typing.ArrayLike | None, outputs: jax.Array) -> jax.Array:

@@ -10,8 +10,13 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from rnn_jax import numerics
-from rnn_jax.analysis.gradients import as_cotangent, initial_state_gradient, zero_like
-from rnn_jax.base import Cell, Params, State
+from rnn_jax.analysis.gradients import (
+    as_cotangent,
+    check_readout,
+    initial_state_gradient,
+    zero_like,
+)
+from rnn_jax.base import Cell, Params, State, check_positive
 from rnn_jax.numerics import Scaled
 from rnn_jax.unroll import advance, prepare, states_before, unroll
 
@@ -69,8 +74,7 @@ def length_sweep(
     >>> (sweep.log_norm / jnp.log(0.5)).round(3).tolist()
     [1.0, 10.0, 20.0]
     """
-    if (cotangent is None) == (loss is None):
-        raise ValueError("length_sweep needs either a cotangent or a loss, not both")
+    check_readout("length_sweep", cotangent, loss)
     first, steps, longest = prepare(cell, params, xs, state)
     lengths = _check_lengths(lengths, longest)
     horizons = _check_horizons(horizons)
@@ -87,8 +91,8 @@ def length_sweep(
 
     def back(i: jax.Array, carry: tuple[Scaled, Scaled], end: jax.Array) -> tuple[Scaled, Scaled]:
         later, total = carry
-        state, drive, x = _at((previous, drives, steps.xs), end - 1 - i)
-        _, step_vjp = jax.vjp(lambda *args: cell.step(*args)[0], params, state, drive)
+        before, drive, x = _at((previous, drives, steps.xs), end - 1 - i)
+        _, step_vjp = jax.vjp(lambda *args: cell.step(*args)[0], params, before, drive)
         _, project_vjp = jax.vjp(lambda params: cell.project(params, x), params)
         by_params, by_previous, by_drive = step_vjp(later.mantissa)
         by_params = jax.tree.map(jnp.add, by_params, *project_vjp(by_drive))
@@ -96,8 +100,8 @@ def length_sweep(
         return numerics.rescale(by_previous, later.exponent), total
 
     def sweep_one(length: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        state, x = _at((trajectory.states, steps.xs), length - 1)
-        at_read, by_state = jax.grad(read_out, (0, 1))(params, state, x)
+        last, x = _at((trajectory.states, steps.xs), length - 1)
+        at_read, by_state = jax.grad(read_out, (0, 1))(params, last, x)
         # Lags [0, k_1), [k_1, k_2), ... each sum up their own part of the parameter gradient.
         ends = jnp.maximum(length - jnp.array([0, *horizons]), 0)
         starts = jnp.append(ends[1:], 0)
@@ -151,7 +155,8 @@ def length_curve(
       (T + 1,), entry T is ln ||J_{T:0}||_F - ln(S) / 2; entry 0 is 0.
 
     Raises:
-      ValueError: for ``tangents`` below 1, or as `rnn_jax.unroll`.
+      ValueError, TypeError: for ``tangents`` that is no integer of at least 1, or as
+        `rnn_jax.unroll`.
 
     >>> import jax, jax.numpy as jnp, rnn_jax
     >>> cell = rnn_jax.elman("identity")
@@ -162,8 +167,7 @@ def length_curve(
     """
     first, steps, _ = prepare(cell, params, xs, state, mask, reset)
     flat, unravel = ravel_pytree(first)
-    if tangents < 1:
-        raise ValueError(f"tangents must be at least 1, got {tangents}")
+    tangents = check_positive("tangents", tangents)
     if tangents < flat.size:
         # Drawn in at least float32: half precision has too few normal deviates.
         wide = jnp.promote_types(flat.dtype, jnp.float32)
@@ -199,15 +203,17 @@ def _check_lengths(lengths: Sequence[int] | jax.Array, longest: int) -> jax.Arra
         raise ValueError(f"lengths must be a list of integers, got {lengths.dtype}{lengths.shape}")
     if not isinstance(lengths, jax.core.Tracer):
         values = np.asarray(lengths)
-        if values.size and (values.min() < 1 or values.max() > longest):
+        if not values.size or values.min() < 1 or values.max() > longest:
             raise ValueError(
-                f"lengths must lie between 1 and the {longest} steps of xs, got {values.tolist()}"
+                f"lengths must be between 1 and the {longest} steps of xs, got {values.tolist()}"
             )
     return lengths
 
 
 def _check_horizons(horizons: Sequence[int]) -> tuple[int, ...]:
     horizons = tuple(horizons)
+    if any(not isinstance(horizon, int | np.integer) for horizon in horizons):
+        raise ValueError(f"horizons must be integers, got {horizons}")
     if any(b <= a for a, b in zip((0, *horizons), horizons, strict=False)):
         raise ValueError(f"horizons must increase from 1, got {horizons}")
     return horizons

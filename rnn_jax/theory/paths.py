@@ -20,9 +20,9 @@ def gain_power(gain: jax.typing.ArrayLike, steps: int) -> jax.Array:
     A network whose activation has slope at most 1 stays below it, realisation by realisation.
 
     >>> [round(float(x), 4) for x in gain_power(0.5, 2)]
-    [-1.3863, -0.6931, -0.0]
+    [-1.3863, -0.6931, 0.0]
     """
-    return jnp.arange(steps, -1, -1) * jnp.log(gain)
+    return jax.scipy.special.xlogy(jnp.arange(steps, -1.0, -1.0), gain)
 
 
 def vanilla_bound(

@@ -1,0 +1,87 @@
+"""What an experiment says, written to its run directory and shown in the terminal."""
+
+import dataclasses
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.rundir import Arrays, RunDir, npz_bytes, write_file
+
+if TYPE_CHECKING:  # imported where used: a bad flag is answered before these have loaded
+    import pandas as pd  # type: ignore[import-untyped]
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What an experiment says, computed from saved results only."""
+
+    table: "pd.DataFrame"
+    """Every number, tidy and long: results.csv."""
+    summary: "pd.DataFrame"
+    """What a person reads at the end: the terminal and summary.md."""
+    figures: Mapping[str, Callable[[], "Figure"]]
+    """Each drawn when its turn comes, so that one is in memory at a time."""
+    notes: Sequence[str] = ()
+    """Lines under the summary."""
+
+
+def write_report(rundir: RunDir, name: str, report: Report, results: Mapping[str, Arrays]) -> None:
+    """Writes the final files; the same results give the same bytes."""
+    import matplotlib
+
+    path = rundir.path
+    csv = report.table.to_csv(index=False, lineterminator="\n")
+    write_file(path / "results.csv", csv.encode())
+    arrays = {f"{unit}/{key}": value for unit in results for key, value in results[unit].items()}
+    write_file(path / "arrays.npz", npz_bytes(arrays))
+    matplotlib.use("agg")
+    for title, draw in report.figures.items():
+        figure = draw()
+        for kind, metadata in (("png", {}), ("svg", {"Date": None})):
+            buffer = io.BytesIO()
+            with matplotlib.rc_context({"svg.hashsalt": title}):  # else its ids are random
+                figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+            write_file(path / "figures" / f"{title}.{kind}", buffer.getvalue())
+    parts = [f"# {name}", _markdown(report.summary)]
+    parts += ["\n".join(f"- {note}" for note in report.notes)] if report.notes else []
+    parts += [f"![{title}](figures/{title}.png)" for title in report.figures]
+    write_file(path / "summary.md", ("\n\n".join(parts) + "\n").encode())
+
+
+def _table(frame: "pd.DataFrame", **options: Any) -> "Table":
+    """A table as `rich` draws it; `options` are those of `rich.table.Table`."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*map(str, frame.columns), **options)
+    for row in frame.itertuples(index=False):
+        cells = [f"{x:.4g}" if isinstance(x, float | np.floating) else str(x) for x in row]
+        table.add_row(*map(Text, cells))  # Text: square brackets are no markup
+    return table
+
+
+def _markdown(frame: "pd.DataFrame") -> str:
+    """A table that reads well as Markdown and as plain text."""
+    from rich.box import MARKDOWN
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    Console(file=buffer, width=10_000).print(_table(frame, box=MARKDOWN))
+    return buffer.getvalue().strip()
+
+
+def show_report(report: Report) -> None:
+    """Prints the summary and the notes."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(_table(report.summary))
+    else:
+        print(_markdown(report.summary))
+    for note in report.notes:
+        print(note)

@@ -1,0 +1,648 @@
+"""The gradient-norm experiment: its numbers against plain autodiff, its report, its refusals.
+
+The oracle is one ``jax.grad`` in float64 through a scan that has a perturbation of every state, or
+a copy of the parameters for every step. It shares the drawn weights, inputs and readouts with the
+experiment, and none of its instruments.
+"""
+
+import io
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from numpy.testing import assert_allclose, assert_array_equal
+
+from configs import gradient_norms as configs
+from experiments import gradient_norms, launch
+from experiments import gradient_norms_report as reporting
+from experiments.gradient_norms import EXPERIMENT
+from rnn_jax.cells import CELLS, elman
+
+ROOT = Path(__file__).resolve().parent.parent
+CELL_NAMES = ("elman", "lstm", "gru")
+KEY = ["kind", "source", "cell", "quantity", "seed", "x"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_jax():
+    """JAX as the command line finds it: other tests compute in float64, promote nothing."""
+    changes = {
+        "jax_enable_x64": False,
+        "jax_numpy_rank_promotion": "allow",
+        "jax_numpy_dtype_promotion": "standard",
+    }
+    before = {name: getattr(jax.config, name) for name in changes}
+    for name, value in changes.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def smoke(**changes):
+    config = configs.get_config("smoke")
+    config.update(changes)
+    return config
+
+
+def small(**changes):
+    """One cell on white noise: what a test of something else than the sweep needs."""
+    return smoke(**{"cells": ("elman",), "inputs": ("white_noise",), "presets": ()} | changes)
+
+
+def run(config):
+    EXPERIMENT.validate(config)
+    return {unit: EXPERIMENT.run_unit(config, unit) for unit in EXPERIMENT.units(config)}
+
+
+@pytest.fixture(scope="module")
+def config():
+    return smoke()
+
+
+@pytest.fixture(scope="module")
+def results(config):
+    return run(config)
+
+
+@pytest.fixture(scope="module")
+def report(config, results):
+    return EXPERIMENT.report(config, results)
+
+
+# ----- the oracle -------------------------------------------------------------------------------
+
+
+def drawn(config, name, replica=0):
+    """A cell, its parameters, its inputs (T, B, D), and v (B, H), in float64."""
+    scheme = gradient_norms.scheme_of(config, name)
+    length = max(config.steps, *config.lengths)
+    assert config.steps == max(config.lengths)  # so both kinds of units draw the same inputs
+    params, xs, rngs = gradient_norms._replicas(config, "white_noise", name, scheme, length)
+    rng = rngs[replica]
+    readouts = rng.standard_normal((config.batch, config.hidden_size), np.float32)
+    readouts /= np.linalg.norm(readouts, axis=1, keepdims=True)
+    params = {key: np.float64(value[replica]) for key, value in params.items()}
+    return gradient_norms.cell_of(config, name), params, np.float64(xs[replica]), readouts, rng
+
+
+def state_gradients(cell, params, xs, loss):
+    """ln ||dL/ds_t|| for t = 0 .. T of one sample."""
+
+    def perturbed(taps):
+        def step(state, inputs):
+            x, tap = inputs
+            state = jax.tree.map(jnp.add, cell(params, state, x)[0], tap)
+            return state, state.hidden
+
+        first = jax.tree.map(lambda s, tap: s + tap[0], cell.initial_state(params), taps)
+        later = jax.tree.map(lambda tap: tap[1:], taps)
+        return loss(lax.scan(step, first, (xs, later))[1])
+
+    state = cell.initial_state(params)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros((len(xs) + 1, *leaf.shape)), state)
+    leaves = jax.tree.leaves(jax.jit(jax.grad(perturbed))(zeros))
+    return jnp.log(jnp.sqrt(sum(jnp.sum(leaf**2, axis=1) for leaf in leaves)))
+
+
+def parameter_gradients(cell, params, xs, targets):
+    """What each step adds to the parameter gradient of the last step's mean squared error.
+
+    The whole batch, xs (T, B, D); returns (T, P).
+    """
+
+    def loss(copies):
+        def last(xs):
+            state = cell.initial_state(params)
+            step = lambda state, inputs: (cell(inputs[0], state, inputs[1])[0], None)  # noqa: E731
+            return lax.scan(step, state, (copies, xs))[0].hidden
+
+        return jnp.mean((jax.vmap(last, 1)(xs) - targets) ** 2)
+
+    copies = jax.tree.map(lambda leaf: jnp.tile(leaf, (len(xs), *[1] * leaf.ndim)), params)
+    gradients = jax.jit(jax.grad(loss))(copies)
+    return jnp.concatenate(
+        [leaf.reshape(len(xs), -1) for leaf in jax.tree.leaves(gradients)], axis=1
+    )
+
+
+# ----- numbers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CELL_NAMES)
+def test_curves_against_lag_are_plain_gradients(config, results, name):
+    arrays = results[f"lag.white_noise.{name}"]
+    replica, sample = 1, 2
+    with jax.enable_x64(True):
+        cell, params, xs, readouts, rng = drawn(config, name, replica)
+        targets = rng.standard_normal((config.steps, *readouts.shape), np.float32)[:, sample]
+        readout = np.float64(readouts[sample])
+        losses = {
+            "readout": lambda outputs: readout @ outputs[-1],
+            "last_step": lambda outputs: jnp.mean((outputs[-1] - targets[-1]) ** 2),
+            "mean_over_steps": lambda outputs: jnp.mean((outputs - targets) ** 2),
+        }
+        for loss, function in losses.items():
+            expected = state_gradients(cell, params, xs[:, sample], function)
+            # Down to e**-30 of the first value: float32 forward passes differ in the seventh digit.
+            assert_allclose(arrays[loss][replica, sample], expected, atol=1e-3)
+    assert arrays["readout"].shape == (config.seeds, config.batch, config.steps + 1)
+
+
+@pytest.mark.parametrize("name", CELL_NAMES)
+def test_curves_against_length_are_plain_gradients(config, results, name):
+    arrays = results[f"length.white_noise.{name}"]
+    replica, sample = 1, 2
+    with jax.enable_x64(True):
+        cell, params, xs, readouts, rng = drawn(config, name, replica)
+        targets = rng.standard_normal(readouts.shape, np.float32)
+        for index, length in enumerate(config.lengths):
+            readout = np.float64(readouts[sample])
+            expected = state_gradients(
+                cell, params, xs[:length, sample], lambda outputs, v=readout: v @ outputs[-1]
+            )[0]
+            assert_allclose(arrays["readout"][replica, sample, index], expected, atol=1e-3)
+
+            by_step = parameter_gradients(cell, params, xs[:length], np.float64(targets))
+            norm = lambda steps: jnp.log(jnp.linalg.norm(jnp.sum(steps, axis=0)))  # noqa: E731
+            assert_allclose(arrays["parameters"][replica, index], norm(by_step), atol=1e-3)
+            far = [norm(by_step[: max(length - k, 0)]) for k in config.horizons]
+            assert_allclose(arrays["far_parameters"][replica, index], far, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", CELL_NAMES)
+def test_a_length_is_a_lag_where_both_end_at_the_same_step(config, results, name):
+    assert config.steps == config.lengths[-1]
+    by_lag = results[f"lag.white_noise.{name}"]["readout"][..., 0]
+    by_length = results[f"length.white_noise.{name}"]["readout"][..., -1]
+    assert_allclose(by_length, by_lag, rtol=1e-6)
+
+
+def test_every_length_is_the_root_mean_square_over_readouts(config, results):
+    # As many tangents as the state is wide are a basis, which leaves nothing to chance.
+    exact = run(small(tangents=config.hidden_size))["length.white_noise.elman"]["every_length"]
+    with jax.enable_x64(True):
+        cell, params, xs, _, _ = drawn(config, "elman")
+        jacobian = jnp.eye(config.hidden_size)
+        state = cell.initial_state(params)
+        for x in xs[:, 0]:
+            local = jax.jacfwd(lambda hidden: cell(params, type(state)(hidden), x)[1])  # noqa: B023
+            jacobian = local(state.hidden) @ jacobian
+            state, _ = cell(params, state, x)
+        expected = jnp.log(jnp.linalg.norm(jacobian)) - math.log(config.hidden_size) / 2
+    assert_allclose(exact[0, 0, -1], expected, atol=1e-3)
+    sketch = results["length.white_noise.elman"]["every_length"]
+    assert sketch.shape == exact.shape == (config.seeds, config.batch, config.steps + 1)
+    assert_allclose(sketch, exact, atol=2)
+
+
+@pytest.mark.parametrize("gain", [0.5, 0.97, 1.3])
+def test_linear_network_has_the_slope_ln_g(gain):
+    config = small(elman_activation="identity", gain=gain)
+    results = run(config)
+    rate = math.log(gain)
+    lag = results["lag.white_noise.elman"]
+    slope, error = reporting.fitted_slope(lag["readout"])
+    assert slope == pytest.approx(rate, abs=1e-4)
+    assert error < 1e-4
+    assert_allclose(lag["readout"][..., ::-1], rate * np.full(61, 1).cumsum() - rate, atol=1e-3)
+    assert "theory: mean field" not in lag  # which speaks of tanh
+    for name in ("theory: g^k", "theory: sigma bound"):
+        assert_allclose(lag[name][..., ::-1][..., 1:] / np.arange(1, 61), rate, atol=1e-4)
+
+    lengths = results["length.white_noise.elman"]
+    assert_allclose(lengths["readout"][0, 0], rate * np.array(config.lengths), atol=1e-3)
+    assert_allclose(lengths["every_length"][0, 0], rate * np.arange(61), atol=1e-3)
+
+    (row,) = EXPERIMENT.report(config, results).summary.to_dict("records")
+    assert row["slope (nats/step)"] == f"{rate:+.4f} ± 0.0000"
+    assert f"g^k {rate:+.4f}" in row["theory (nats/step)"]
+    half_life = row["half-life (steps)"]
+    if gain < 1:
+        assert float(half_life) == pytest.approx(math.log(2) / -rate, abs=6e-3)
+    else:
+        assert half_life == "grows"
+
+
+def test_theory_bounds_the_measured_curves(results):
+    for source in ("white_noise", "python_docs"):
+        arrays = results[f"lag.{source}.elman"]
+        # ||dL/ds_t|| of a unit readout is at most the spectral norm of the Jacobian.
+        assert np.all(arrays["readout"] <= arrays["theory: sigma bound"] + 1e-4)
+        assert np.all(arrays["theory: sigma bound"] <= arrays["theory: g^k"] + 1e-4)
+
+
+def test_mean_over_steps_hides_that_gradients_vanish(results):
+    """The claim of the figure "losses"."""
+    for name in CELL_NAMES:
+        arrays = results[f"lag.white_noise.{name}"]
+        slopes = {loss: reporting.fitted_slope(arrays[loss])[0] for loss in reporting.LOSSES}
+        assert slopes["readout"] < -0.15
+        assert slopes["last_step"] == pytest.approx(slopes["readout"], rel=0.1)
+        assert abs(slopes["mean_over_steps"]) < 0.02
+
+
+def test_total_parameter_gradient_stays_while_its_far_part_vanishes(config, results):
+    """The claim of the figure "parameter_gradient"."""
+    for unit in (f"length.{source}.{name}" for source in config.inputs for name in CELL_NAMES):
+        total, far = results[unit]["parameters"], results[unit]["far_parameters"]
+        assert np.all(total.max(axis=1) - total.min(axis=1) < 0.7)
+        # From the batch of one length to the other, the part beyond 20 steps is a part indeed.
+        assert np.all(far[..., 1] < far[..., 0])
+        assert np.all(far[..., 0] < total)
+        assert np.all(far[:, -1, 1] < total[:, -1] - 2)
+        assert np.all(far[:, 0, 1] == -np.inf)  # no step of T = 10 is 20 steps back
+
+
+def test_forget_bias_of_a_preset_slows_the_decay(results):
+    slope = {
+        preset: reporting.fitted_slope(results[f"preset.{preset}.lstm"]["readout"])[0]
+        for preset in smoke().presets
+    }
+    assert slope["keras"] > slope["flax_linen"] + 0.1  # forget bias 1 against 0
+    assert slope["haiku"] > slope["flax_linen"] + 0.1
+    curves = [results[f"preset.{preset}.lstm"]["readout"].tobytes() for preset in smoke().presets]
+    assert len(set(curves)) == len(curves)
+
+
+def test_preset_without_forget_bias_is_the_plain_scheme(results):
+    """flax.linen initialises a vanilla network as the experiment does at gain 1."""
+    plain = results["lag.white_noise.elman"]["readout"]
+    assert_array_equal(results["preset.flax_linen.elman"]["readout"], plain)
+
+
+def test_cells_of_a_replica_see_the_same_sequences_and_readouts(config):
+    scheme = gradient_norms.SCHEMES["orthogonal"]()
+    draws = {}
+    for name in CELL_NAMES:
+        _, xs, rngs = gradient_norms._replicas(config, "python_docs", name, scheme, 20)
+        draws[name] = xs, [rng.standard_normal(50) for rng in rngs]
+    for name in CELL_NAMES:
+        assert_array_equal(draws[name][0], draws["elman"][0])
+        assert_array_equal(draws[name][1], draws["elman"][1])
+    xs, readouts = draws["elman"]
+    assert xs.shape == (config.seeds, 20, config.batch, config.input_size)
+    assert np.any(xs[0] != xs[1])  # replicas differ
+    assert np.any(readouts[0] != readouts[1])
+
+
+def test_units_depend_on_nothing_but_config_and_name(config, results):
+    for unit in ("length.python_docs.elman", "preset.keras.gru", "lag.white_noise.elman"):
+        again = EXPERIMENT.run_unit(smoke(), unit)
+        assert list(again) == list(results[unit])
+        for name, array in again.items():
+            assert_array_equal(array, results[unit][name], strict=True)
+    other = EXPERIMENT.run_unit(smoke(seed=1), "lag.white_noise.elman")
+    assert np.all(other["readout"][..., 0] != results["lag.white_noise.elman"]["readout"][..., 0])
+
+
+def test_more_seeds_keep_the_first_ones(config, results):
+    more = EXPERIMENT.run_unit(smoke(seeds=3), "lag.white_noise.elman")["readout"]
+    assert_allclose(more[:2], results["lag.white_noise.elman"]["readout"], rtol=1e-6)
+
+
+def test_registered_cell_takes_part(monkeypatch):
+    monkeypatch.setitem(CELLS, "mine", lambda: elman("relu"))
+    config = small(cells=("mine",), presets=("torch",))
+    results = run(config)
+    said = EXPERIMENT.report(config, results)
+    assert said.summary["cell"].tolist() == ["mine"]
+    assert said.summary["theory (nats/step)"].tolist() == ["none"]
+    for draw in said.figures.values():
+        assert picture(draw())
+
+
+# ----- slopes and floors ------------------------------------------------------------------------
+
+
+def lines(slopes, steps=100, samples=5):
+    """(seeds, samples, steps + 1): a line against lag for each seed, the samples around it."""
+    lags = np.arange(steps, -1, -1)
+    offsets = np.linspace(-1, 1, samples)[:, None]
+    return np.stack([slope * lags + 3 + offsets for slope in slopes]).astype(np.float32)
+
+
+def test_slope_and_its_standard_error():
+    slopes = [-0.5, -0.25, -0.3, -0.35]
+    slope, error = reporting.fitted_slope(lines(slopes))
+    assert slope == pytest.approx(-0.35, abs=1e-5)
+    assert error == pytest.approx(np.std(slopes, ddof=1) / 2, abs=1e-5)
+    slope, error = reporting.fitted_slope(lines([0.125]))
+    assert slope == pytest.approx(0.125, abs=1e-5)
+    assert math.isnan(error)
+
+
+def test_slope_is_of_the_fit_window_and_of_the_median():
+    curves = lines([-0.5, -0.5])
+    first, last = reporting.fit_window(100)
+    assert (first, last) == (20, 80)
+    curves[..., : 100 - last] = -np.inf  # beyond the window
+    curves[..., 101 - first :] = 50  # before it
+    curves[:, 0] = -np.inf  # an outlier among five samples
+    assert reporting.fitted_slope(curves)[0] == pytest.approx(-0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "window"), [(8, (2, 6)), (60, (15, 45)), (400, (20, 380))])
+def test_fit_window(steps, window):
+    assert reporting.fit_window(steps) == window
+
+
+def test_lag_at_which_float32_reports_zero():
+    floor = math.log(np.finfo(np.float32).tiny) / 2  # -43.67
+    assert floor == reporting.FLOAT32_SQUARE
+    # 3 - k / 2 falls below it after 93.3 steps.
+    assert reporting._float32_zero(lines([-0.5] * 3), -0.5) == "94"
+    assert reporting._float32_zero(lines([-0.5] * 3, steps=93), -0.5) == "about 93"
+    assert reporting._float32_zero(lines([-0.5] * 3, steps=20), -0.5) == "about 93"
+    assert reporting._float32_zero(lines([0.1] * 3), 0.1) == "never"
+    assert reporting._float32_zero(np.full((2, 3, 101), -np.inf), float("nan")) == "0"
+
+
+# ----- the report -------------------------------------------------------------------------------
+
+
+def picture(figure):
+    """The figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def legends(figure):
+    return [
+        *figure.legends,
+        *(axes.get_legend() for axes in figure.axes if axes.get_legend() is not None),
+    ]
+
+
+def test_table_has_each_number_once(config, results, report):
+    table = report.table
+    assert list(table) == [*KEY, "median", "p10", "p90"]
+    assert not table.duplicated(KEY).any()
+    assert not table.isna().any(axis=None)
+    for column in ("median", "p10", "p90"):
+        assert np.all(table[column] < np.inf)
+    assert np.all(table["p10"] <= table["median"])
+    assert np.all(table["median"] <= table["p90"])
+
+    chosen = table[(table["kind"] == "lag") & (table["source"] == "python_docs")]
+    chosen = chosen[(chosen["cell"] == "gru") & (chosen["quantity"] == "readout")]
+    row = chosen[(chosen["seed"] == 1) & (chosen["x"] == 7)].squeeze()
+    samples = np.sort(results["lag.python_docs.gru"]["readout"][1, :, config.steps - 7])
+    assert row["median"] in samples[1:3]
+    assert (row["p10"], row["p90"]) == (samples[0], samples[-1])
+
+    far = table[(table["kind"] == "length") & (table["quantity"] == "far_parameters beyond lag 20")]
+    assert set(far["x"]) == set(config.lengths)
+    at_thirty = far[(far["source"] == "white_noise") & (far["cell"] == "lstm") & (far["x"] == 30)]
+    expected = results["length.white_noise.lstm"]["far_parameters"][:, 1, 1]
+    assert_array_equal(at_thirty["median"], expected.astype(np.float64))
+
+
+def test_summary_has_a_row_for_each_input_and_cell(config, results, report):
+    summary = report.summary
+    pairs = [(source, cell) for source in config.inputs for cell in config.cells]
+    assert list(zip(summary["input"], summary["cell"], strict=True)) == pairs
+    for (source, cell), row in zip(pairs, summary.to_dict("records"), strict=True):
+        slope, error = reporting.fitted_slope(results[f"lag.{source}.{cell}"]["readout"])
+        assert row["slope (nats/step)"] == f"{slope:+.4f} ± {error:.4f}"
+        assert float(row["half-life (steps)"]) == pytest.approx(math.log(2) / -slope, abs=6e-3)
+        assert row["fit window (lags)"] == "15 to 45"
+        zero = int(row["float32 reports 0 from lag"].removeprefix("about "))
+        assert zero == pytest.approx(-43.7 / slope, rel=0.15)
+    said = " ".join(report.notes)
+    for words in ("16 hidden units", "2 seeds", "4 sequences", "60 steps", "gain 1", "lstm 1"):
+        assert words in said
+
+
+def test_figures_can_be_read(config, report):
+    assert list(report.figures) == [
+        "gradient_against_lag",
+        "losses",
+        "gradient_against_length",
+        "parameter_gradient",
+        "presets",
+    ]
+    for name, draw in report.figures.items():
+        figure = draw()
+        assert len(picture(figure)) > 10_000
+        assert figure.get_suptitle()
+        assert len(figure.axes) == (2 if "against" in name else 3)
+        titles = [axes.get_title() for axes in figure.axes]
+        assert all(titles)
+        assert len(set(titles)) == len(titles)
+        assert "(nats)" in figure.axes[0].get_ylabel()
+        for axes in figure.axes:
+            assert "(steps)" in axes.get_xlabel()
+            low, high = axes.get_ylim()
+            shown = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) > 2]
+            finite = np.concatenate(shown)
+            finite = finite[np.isfinite(finite)]
+            assert low <= finite.min()
+            assert finite.max() <= high
+        assert legends(figure)
+        for legend in legends(figure):
+            entries = [text.get_text() for text in legend.get_texts()]
+            assert len(set(entries)) == len(entries)
+            assert all(entries)
+
+
+def test_figures_show_the_saved_numbers(config, results, report):
+    axes = report.figures["gradient_against_lag"]().axes[0]
+    (line,) = [one for one in axes.lines if one.get_label() == "LSTM"]
+    values = results["lag.white_noise.lstm"]["readout"].reshape(-1, config.steps + 1)[:, ::-1]
+    middle = np.sort(values, axis=0)[3:5]
+    drawn = line.get_ydata()
+    assert_array_equal(line.get_xdata(), np.arange(config.steps + 1))
+    assert np.all((drawn == middle[0]) | (drawn == middle[1]))
+    assert drawn[0] == pytest.approx(0, abs=1e-6)  # the readout has length 1
+
+
+def test_curves_that_end_at_exact_zero_are_drawn(results):
+    """A network that is dead at some lag: -inf, which no axis can show."""
+    config = smoke()
+    dead = {unit: dict(arrays) for unit, arrays in results.items()}
+    for unit in dead:
+        for name in ("readout", "mean_over_steps", "last_step"):
+            if name in dead[unit] and unit.endswith("elman"):
+                dead[unit][name] = np.where(np.arange(dead[unit][name].shape[-1]) < 5, -np.inf, -1)
+                dead[unit][name] = np.broadcast_to(dead[unit][name], results[unit][name].shape)
+    said = EXPERIMENT.report(config, dead)
+    for draw in said.figures.values():
+        figure = draw()
+        assert picture(figure)
+        assert all(np.isfinite(axes.get_ylim()).all() for axes in figure.axes)
+
+
+def test_without_presets_there_is_no_such_figure():
+    config = small()
+    assert "presets" not in EXPERIMENT.report(config, run(config)).figures
+
+
+# ----- refusals ---------------------------------------------------------------------------------
+
+
+def nul(folder):
+    (folder / "nul.txt").write_bytes(b"text\0text" * 50)
+    return folder / "nul.txt"
+
+
+def short(folder):
+    (folder / "short.txt").write_text("abcdefgh" * 3)
+    return folder / "short.txt"
+
+
+def words(folder):
+    (folder / "words.csv").write_text("name,place\n" + "a,b\n" * 100)
+    return folder / "words.csv"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 0}, "config.seeds must be at least 1, got 0"),
+        ({"batch": 0}, "config.batch must be at least 1, got 0"),
+        ({"hidden_size": -3}, "config.hidden_size must be at least 1, got -3"),
+        ({"input_size": 0}, "config.input_size must be at least 1, got 0"),
+        ({"tangents": 0}, "config.tangents must be at least 1, got 0"),
+        ({"steps": 7}, "config.steps must be at least 8 to fit a slope, got 7"),
+        ({"lengths": ()}, "config.lengths must be increasing integers above 0, got []"),
+        ({"lengths": (0, 5)}, "config.lengths must be increasing integers above 0, got [0, 5]"),
+        ({"lengths": (9, 5)}, "config.lengths must be increasing integers above 0, got [9, 5]"),
+        ({"lengths": (5, 5)}, "config.lengths must be increasing integers above 0, got [5, 5]"),
+        ({"lengths": (1.5,)}, "config.lengths must be increasing integers above 0, got [1.5]"),
+        ({"horizons": (-1, 5)}, "config.horizons must be increasing integers above 0, got [-1, 5]"),
+        ({"cells": ()}, "config.cells must be one or more different names, got []"),
+        ({"cells": ("gru", "gru")}, "config.cells must be one or more different names"),
+        ({"cells": ("lstmm",)}, "config.cells: unknown 'lstmm', known: .* did you mean 'lstm'?"),
+        ({"presets": ("kears",)}, "config.presets: unknown 'kears', known: .* mean 'keras'?"),
+        ({"inputs": ("white",)}, "config.inputs: unknown 'white', known: .* mean 'white_noise'?"),
+        ({"inputs": ("file",)}, "config.inputs: unknown 'file', known: white_noise, python_docs"),
+        ({"scheme": "ortogonal"}, "config.scheme: unknown 'ortogonal', .* mean 'orthogonal'?"),
+        ({"data": "absent.txt"}, "config.data: absent.txt: No such file"),
+        ({"data": "."}, "config.data: .: Is a directory"),
+        ({"data": nul}, "config.data: .*nul.txt: is binary (NUL at byte 4), expected UTF-8"),
+        ({"data": short}, "config.data: .*short.txt: has 24 characters, .* length asked for, 60"),
+        ({"data": words}, "config.data: .*words.csv: has no numeric column"),
+    ],
+)
+def test_wrong_values_are_named_in_one_line(tmp_path, changes, message):
+    changes = {key: str(v(tmp_path)) if callable(v) else v for key, v in changes.items()}
+    pattern = ".*".join(re.escape(part) for part in message.split(".*"))
+    with pytest.raises(ValueError, match=pattern) as caught:
+        EXPERIMENT.validate(smoke(**changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("field", "value"), [("elman_activation", "tahn"), ("gru_reset", "befor")])
+def test_unknown_options_of_a_cell_are_refused(field, value):
+    with pytest.raises(ValueError, match=value):
+        EXPERIMENT.validate(smoke(**{field: value}))
+
+
+@pytest.mark.parametrize("variant", ["default", "smoke", "paper"])
+def test_variants_load_validate_and_lock(variant):
+    config = configs.get_config(variant)
+    EXPERIMENT.validate(config)
+    assert config.to_dict().keys() == configs.default().to_dict().keys()
+    config.lock()
+    with pytest.raises(AttributeError, match="hiden_size"):
+        config.hiden_size = 3
+    units = EXPERIMENT.units(config)
+    assert len(set(units)) == len(units)
+    assert units == launch.unit_names(units)
+    per_cell = 2 * len(config.inputs) + len(config.presets)
+    assert len(units) == per_cell * len(config.cells)
+
+
+def test_unknown_variant():
+    with pytest.raises(ValueError, match="no variant 'smok'; did you mean 'smoke'"):
+        configs.get_config("smok")
+
+
+# ----- the user's own file ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["text", "csv"])
+def test_own_file_end_to_end(tmp_path, kind, capsys):
+    rng = np.random.default_rng(0)
+    if kind == "text":
+        path = tmp_path / "verse.txt"
+        path.write_text("how now brown cow " * 9)
+    else:
+        path = tmp_path / "walk.csv"
+        values = rng.standard_normal((100, 2)).cumsum(axis=0)
+        path.write_text("day,open,close\n" + "".join(f"Mon,{a},{b}\n" for a, b in values))
+    config = small(data=str(path), steps=20, lengths=(5, 20), horizons=(3,))
+    units = EXPERIMENT.units(config)
+    own = [unit for unit in units if ".file-" in unit]
+    assert len(own) == 2
+
+    said = launch.run(EXPERIMENT, config, tmp_path / "run")
+    (_, row) = said.summary.to_dict("records")
+    assert float(row["half-life (steps)"]) > 0
+    titles = [axes.get_title() for axes in said.figures["gradient_against_lag"]().axes]
+    assert titles[0] == "white noise"
+    assert "file" in titles[1]
+    drawn = launch.run(EXPERIMENT, config, tmp_path / "run", plot_only=True)
+    assert drawn.table.equals(said.table)
+
+    path.write_text(path.read_text().replace("o", "0").replace("1", "2"))  # under the same name
+    with pytest.raises(launch.UserError, match="only 2 of 4 units"):
+        launch.run(EXPERIMENT, config, tmp_path / "run", plot_only=True)
+    capsys.readouterr()
+
+
+# ----- from the command line --------------------------------------------------------------------
+
+
+def command(workdir, *args):
+    config = f"--config={ROOT / 'configs' / 'gradient_norms.py'}:smoke"
+    return [
+        *(sys.executable, "-m", "experiments.gradient_norms"),
+        *(config, f"--workdir={workdir}", *args),
+    ]
+
+
+def files(folder):
+    """{name: bytes} of a run, but for what tells one start from another."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in (".lock", "environment.json")
+    }
+
+
+def test_wrong_file_ends_in_one_line_and_leaves_nothing(tmp_path):
+    done = subprocess.run(
+        command(tmp_path / "run", f"--config.data={nul(tmp_path)}"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(
+        r"gradient_norms: config.data: [^\n]*nul.txt: is binary[^\n]*\n", done.stderr
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_tuples_reach_the_experiment(tmp_path):
+    done = subprocess.run(
+        command(tmp_path / "run", "--config.cells=elman,lstmm", "--config.presets="),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "config.cells: unknown 'lstmm'" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -130,23 +130,41 @@ class Cell:
         return f"<Cell {self.name}>"
 
 
-def project_packed(cell: str, params: Params, x: jax.Array) -> jax.Array:
-    """The drive of a packed-kernel cell, ``x @ kernel + bias``, shape (..., G * H).
+def packed_project(cell: str, gates: int, *, recurrent_bias: bool = False) -> ProjectFn:
+    """The ``project`` of a packed-kernel cell, ``x @ kernel + bias``, shape (..., G * H).
 
     The input is cast to the dtype of the parameters, which decide the precision of the whole
     recurrence: otherwise float32 data would silently promote a bfloat16 network.
 
-    Raises:
-      ValueError: if the last axis of ``x`` is not the D of the kernel.
+    Its error is a ValueError if the parameters are not those of a cell with so many gates (with
+    shapes that happen to broadcast they would make a third network), or if the last axis of ``x``
+    is not the D of the kernel.
     """
-    kernel = params["kernel"]
-    if x.ndim == 0 or x.shape[-1] != kernel.shape[0]:
-        raise ValueError(
-            f"{cell}: the input x has shape {x.shape}; its last axis must be the "
-            f"{kernel.shape[0]} features that the kernel was made for"
-        )
-    bias = params["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
-    return x.astype(kernel.dtype) @ kernel + bias
+    names = {"kernel", "recurrent_kernel", "bias"} | (
+        {"recurrent_bias"} if recurrent_bias else set()
+    )
+
+    def project(params: Params, x: jax.Array) -> jax.Array:
+        shapes = {name: value.shape for name, value in params.items()}
+        hidden_size = params["recurrent_kernel"].shape[0]
+        expected = {
+            "kernel": (params["kernel"].shape[0], gates * hidden_size),
+            "recurrent_kernel": (hidden_size, gates * hidden_size),
+            "bias": (gates * hidden_size,),
+            "recurrent_bias": (hidden_size,),
+        }
+        if shapes != {name: expected[name] for name in names}:
+            raise ValueError(f"{cell}: params with the shapes {shapes} are those of another cell")
+        kernel = params["kernel"]
+        if x.ndim == 0 or x.shape[-1] != kernel.shape[0]:
+            raise ValueError(
+                f"{cell}: the input x has shape {x.shape}; its last axis must be the "
+                f"{kernel.shape[0]} features that the kernel was made for"
+            )
+        bias = params["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
+        return x.astype(kernel.dtype) @ kernel + bias
+
+    return project
 
 
 def check_positive(name: str, value: int) -> int:

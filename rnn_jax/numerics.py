@@ -29,7 +29,7 @@ class Scaled(NamedTuple):
     exponent: jax.Array
 
 
-def _compute_dtype(tree: PyTree) -> jnp.dtype:
+def wide_dtype(tree: PyTree) -> jnp.dtype:
     """float64 if a leaf has it, else float32: half precision is too narrow to measure in."""
     wide = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(tree))
     return jnp.dtype(jnp.float64 if wide else jnp.float32)
@@ -56,14 +56,14 @@ def power_of_two(exponent: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
 
 def _largest(tree: PyTree) -> jax.Array:
     """The largest absolute value in a pytree; NaN if there is one."""
-    dtype = _compute_dtype(tree)
+    dtype = wide_dtype(tree)
     peaks = [jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in jax.tree.leaves(tree)]
     return jnp.max(jnp.stack(peaks)) if len(peaks) > 1 else peaks[0]
 
 
 def multiply(tree: PyTree, factor: jax.Array) -> PyTree:
-    """Every leaf times one scalar, each in its own dtype."""
-    return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)
+    """Every leaf times one scalar, keeping its dtype; float16 could not hold the scalar itself."""
+    return jax.tree.map(lambda leaf: (leaf.astype(factor.dtype) * factor).astype(leaf.dtype), tree)
 
 
 def rescale(tree: PyTree, exponent: jax.Array | int = 0) -> Scaled:
@@ -93,7 +93,7 @@ def align(*terms: Scaled) -> tuple[tuple[PyTree, ...], jax.Array]:
         tuple(
             multiply(
                 term.mantissa,
-                power_of_two(term.exponent - exponent, _compute_dtype(term.mantissa)),
+                power_of_two(term.exponent - exponent, wide_dtype(term.mantissa)),
             )
             for term in terms
         ),
@@ -110,22 +110,20 @@ def add(first: Scaled, second: Scaled) -> Scaled:
 def log_norm(tree: PyTree | Scaled) -> jax.Array:
     """ln ||tree||_2 over all leaves together, from entries of any magnitude.
 
-    The largest entry m is taken out before squaring, ln m + ln(sum (x / m)**2) / 2, so that
-    nothing under- or overflows. Exact zero is -inf; NaN stays NaN and infinity infinity.
+    Entries are brought to order one before they are squared, so nothing under- or overflows; by a
+    power of two, since a compiler may replace a division by the largest entry with a product by
+    its reciprocal, which underflows. Exact zero is -inf; NaN stays NaN and infinity infinity.
 
     >>> x = jnp.full(4, 1e-30)
     >>> float(jnp.linalg.norm(x)), round(float(log_norm(x)), 4)   # ln 2e-30
     (0.0, -68.3844)
     """
-    if isinstance(tree, Scaled):
-        norm = log_norm(tree.mantissa)
-        return norm + jnp.where(tree.exponent == ZERO_EXPONENT, 0, tree.exponent) * math.log(2)
-    peak = _largest(tree)
-    unit = jnp.where((peak > 0) & (peak < jnp.inf), peak, 1)
-    total = sum(
-        jnp.sum(jnp.square(leaf.astype(unit.dtype) / unit)) for leaf in jax.tree.leaves(tree)
-    )
-    return jnp.log(unit) + jnp.log(total) / 2
+    mantissa, exponent = tree if isinstance(tree, Scaled) else (tree, jnp.int32(0))
+    dtype = wide_dtype(mantissa)
+    scaled = rescale(jax.tree.map(lambda leaf: leaf.astype(dtype), mantissa), exponent)
+    total = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(scaled.mantissa))
+    exponent = jnp.where(scaled.exponent < ZERO_EXPONENT // 2, 0, scaled.exponent)
+    return jnp.log(jnp.asarray(total, dtype)) / 2 + exponent.astype(dtype) * math.log(2)
 
 
 def log_root_mean_square(log_values: jax.Array, axis: int = 0) -> jax.Array:

@@ -55,7 +55,7 @@ class Layout:
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size"):
             size = getattr(self, name)
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
                 raise ValueError(
                     f"{self.cell}: {name} must be an integer of at least 1, got {size!r}"
                 )

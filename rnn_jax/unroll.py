@@ -40,11 +40,15 @@ def length_mask(lengths: jax.typing.ArrayLike, steps: int) -> jax.Array:
 
     Raises:
       ValueError: for a negative length or one above ``steps`` (checked outside ``jit``).
-      TypeError: for lengths that are no integers.
+      TypeError: for lengths or steps that are no integers.
 
     >>> length_mask(2, 4).tolist()
     [True, True, False, False]
     """
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
+        raise TypeError(f"steps must be an integer, got {steps!r}")
+    if steps < 0:
+        raise ValueError(f"steps must not be negative, got {steps}")
     lengths = jnp.asarray(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"lengths must be integers, got {lengths.dtype}")
@@ -54,7 +58,8 @@ def length_mask(lengths: jax.typing.ArrayLike, steps: int) -> jax.Array:
         values = np.asarray(lengths)
         if values.size and (values.min() < 0 or values.max() > steps):
             raise ValueError(f"lengths must lie between 0 and {steps}, got {values.tolist()}")
-    return jnp.arange(steps).reshape((-1,) + (1,) * lengths.ndim) < lengths
+    times = jnp.arange(steps, dtype=jnp.int32).reshape((steps,) + (1,) * lengths.ndim)
+    return times < lengths[None].astype(jnp.int32)
 
 
 def advance(
@@ -199,6 +204,8 @@ def unroll_static(
 ) -> tuple[State, Trajectory]:
     """`unroll` as a plain Python loop: the slow, obvious oracle, and a debugger's friend."""
     state, steps, length = prepare(cell, params, xs, state, mask, reset, reverse, taps)
+    if not length:
+        return unroll(cell, params, xs, state=state)
     visited: list[Any] = [None] * length
     for t in reversed(range(length)) if reverse else range(length):
         step = jax.tree.map(lambda leaf, t=t: leaf[t], steps)
@@ -227,6 +234,12 @@ def prepare(
     Padding is zeroed here, *before* any step sees it: a NaN that is only discarded afterwards
     still reaches the gradient, as 0 * NaN.
     """
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f"cell must be a Cell, got {cell!r} (factories are called: lstm(), not lstm)"
+        )
+    if not isinstance(reverse, bool):
+        raise TypeError(f"reverse must be a bool, got {reverse!r}")
     xs = jax.tree.map(jnp.asarray, xs)
     shapes = [leaf.shape for leaf in jax.tree.leaves(xs)]
     if () in shapes or len({shape[0] for shape in shapes}) != 1:
@@ -320,12 +333,19 @@ def _check_flags(name: str, flags: jax.Array | None, length: int) -> jax.Array |
 def _check_step(cell: Cell, params: Params, state: State, xs: PyTree) -> None:
     """One abstract step: a cell must give back the kind of state that it was given."""
     x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), xs)
-    new, _ = jax.eval_shape(cell, params, state, x)
+    expected = "xs must be one sequence (T, D): use jax.vmap for a batch"
+    try:
+        new, _ = jax.eval_shape(cell, params, state, x)
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"xs: the cell {cell.name} cannot step on an input {_describe(x)} with these params "
+            f"({reason}); {expected}"
+        ) from error
     if _describe(new) != _describe(state):
         raise ValueError(
             f"xs: a step of the cell {cell.name} on an input {_describe(x)} turns the state "
-            f"{_describe(state)} into {_describe(new)}; xs must be one sequence (T, D): use "
-            "jax.vmap for a batch"
+            f"{_describe(state)} into {_describe(new)}; {expected}"
         )
 
 

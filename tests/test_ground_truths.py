@@ -568,7 +568,7 @@ def test_a20_cell_path_is_the_product_of_forget_gates():
         return rnn_jax.unroll(cell, params, xs, state=state)[0].cell
 
     kernel, bias = (np.asarray(params[name])[..., size : 2 * size] for name in ("kernel", "bias"))
-    product = np.prod(sigmoid(xs @ kernel + bias), axis=0)
+    product = np.prod(sigmoid(np.asarray(xs) @ kernel + bias), axis=0)
     measured = jax.jit(jax.jacrev(last_memory))(jnp.ones(size))
     assert_allclose(measured, np.diag(product), rtol=1e-12)
 
@@ -644,7 +644,7 @@ def test_a22_gru_path_is_the_product_of_update_gates(reset):
         return rnn_jax.unroll(cell, params, xs, state=rnn_jax.HiddenState(hidden))[0].hidden
 
     kernel, bias = (np.asarray(params[name])[..., size : 2 * size] for name in ("kernel", "bias"))
-    product = np.prod(sigmoid(xs @ kernel + bias), axis=0)
+    product = np.prod(sigmoid(np.asarray(xs) @ kernel + bias), axis=0)
     measured = jax.jit(jax.jacrev(last))(jnp.ones(size))
     assert_allclose(measured, np.diag(product), rtol=1e-12)
 

@@ -49,7 +49,7 @@ def log_path(params, gate):
     """
     columns = slice(gate * H, (gate + 1) * H)
     kernel, bias = (np.asarray(params[name])[..., columns] for name in ("kernel", "bias"))
-    values = np.vstack([sigmoid(noise(T, D) @ kernel + bias), np.ones(H)])
+    values = np.vstack([sigmoid(np.asarray(noise(T, D)) @ kernel + bias), np.ones(H)])
     products = np.cumprod(values[::-1], axis=0)[::-1]
     return np.log(np.linalg.norm(products, axis=1) / np.sqrt(H))
 

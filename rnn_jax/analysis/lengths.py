@@ -169,9 +169,7 @@ def length_curve(
     flat, unravel = ravel_pytree(first)
     tangents = check_positive("tangents", tangents)
     if tangents < flat.size:
-        # Drawn in at least float32: half precision has too few normal deviates.
-        wide = jnp.promote_types(flat.dtype, jnp.float32)
-        normal = jax.random.normal(key, (tangents, flat.size), wide)
+        normal = jax.random.normal(key, (tangents, flat.size), numerics.wide_dtype(flat))
         frame = normal / jnp.linalg.norm(normal, axis=1, keepdims=True)
     else:
         frame = jnp.eye(flat.size)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, HiddenState, Params, project_packed
+from rnn_jax.base import Cell, HiddenState, Params, packed_project
 from rnn_jax.schemes import packed_init
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -71,9 +71,6 @@ def _elman(activation: Activation) -> Cell:
     def initial_state(params: Params) -> HiddenState:
         return HiddenState(jnp.zeros_like(params["bias"]))
 
-    def project(params: Params, x: jax.Array) -> jax.Array:
-        return project_packed(name, params, x)
-
     def preactivation(params: Params, state: HiddenState, drive: jax.Array) -> jax.Array:
         return drive + state.hidden @ params["recurrent_kernel"]
 
@@ -86,5 +83,10 @@ def _elman(activation: Activation) -> Cell:
         return slope[:, None] * params["recurrent_kernel"].T
 
     return Cell(
-        name, packed_init(name, ("hidden",)), initial_state, step, project, jacobian=jacobian
+        name,
+        packed_init(name, ("hidden",)),
+        initial_state,
+        step,
+        packed_project(name, 1),
+        jacobian=jacobian,
     )

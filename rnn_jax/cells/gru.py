@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, HiddenState, Params, project_packed
+from rnn_jax.base import Cell, HiddenState, Params, packed_project
 from rnn_jax.schemes import packed_init
 
 GATES = ("reset", "update", "candidate")
@@ -75,9 +75,6 @@ def _gru(reset: str) -> Cell:
     def initial_state(params: Params) -> HiddenState:
         return HiddenState(jnp.zeros_like(params["recurrent_kernel"][:, 0]))
 
-    def project(params: Params, x: jax.Array) -> jax.Array:
-        return project_packed(name, params, x)
-
     def step(params: Params, state: HiddenState, drive: jax.Array) -> tuple[HiddenState, jax.Array]:
         _, z, n = gru_gates(params, state, drive)
         hidden = (1 - z) * n + z * state.hidden
@@ -91,7 +88,7 @@ def _gru(reset: str) -> Cell:
             product = u_n @ h + params["recurrent_bias"]
             inner = r[:, None] * u_n + (product * r * (1 - r))[:, None] * u_r
         else:
-            inner = u_n * r + u_n @ ((h * r * (1 - r))[:, None] * u_r)
+            inner = u_n * r[None, :] + u_n @ ((h * r * (1 - r))[:, None] * u_r)
         candidate_by_hidden = ((1 - z) * (1 - n**2))[:, None] * inner
         update_by_hidden = ((h - n) * z * (1 - z))[:, None] * u_z
         return jnp.diag(z) + update_by_hidden + candidate_by_hidden
@@ -102,6 +99,6 @@ def _gru(reset: str) -> Cell:
         packed_init(name, GATES, keep="update", recurrent_bias=inner),
         initial_state,
         step,
-        project,
+        packed_project(name, 3, recurrent_bias=reset == "after"),
         jacobian=jacobian,
     )

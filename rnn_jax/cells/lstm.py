@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, Params, project_packed
+from rnn_jax.base import Cell, Params, packed_project
 from rnn_jax.schemes import packed_init
 
 GATES = ("input", "forget", "candidate", "output")
@@ -63,9 +63,6 @@ def lstm() -> Cell:
         zeros = jnp.zeros_like(params["recurrent_kernel"][:, 0])
         return LSTMState(zeros, zeros)
 
-    def project(params: Params, x: jax.Array) -> jax.Array:
-        return project_packed("lstm", params, x)
-
     def step(params: Params, state: LSTMState, drive: jax.Array) -> tuple[LSTMState, jax.Array]:
         i, f, g, o = lstm_gates(params, state, drive)
         cell = f * state.cell + i * g
@@ -90,6 +87,6 @@ def lstm() -> Cell:
         packed_init("lstm", GATES, keep="forget"),
         initial_state,
         step,
-        project,
+        packed_project("lstm", 4),
         jacobian=jacobian,
     )

@@ -140,22 +140,18 @@ def packed_project(cell: str, gates: int, *, recurrent_bias: bool = False) -> Pr
     shapes that happen to broadcast they would make a third network), or if the last axis of ``x``
     is not the D of the kernel.
     """
-    names = {"kernel", "recurrent_kernel", "bias"} | (
-        {"recurrent_bias"} if recurrent_bias else set()
-    )
 
     def project(params: Params, x: jax.Array) -> jax.Array:
-        shapes = {name: value.shape for name, value in params.items()}
-        hidden_size = params["recurrent_kernel"].shape[0]
-        expected = {
-            "kernel": (params["kernel"].shape[0], gates * hidden_size),
-            "recurrent_kernel": (hidden_size, gates * hidden_size),
-            "bias": (gates * hidden_size,),
-            "recurrent_bias": (hidden_size,),
-        }
-        if shapes != {name: expected[name] for name in names}:
+        kernel, recurrent_kernel = params["kernel"], params["recurrent_kernel"]
+        hidden_size = recurrent_kernel.shape[0]
+        width = gates * hidden_size
+        got = (kernel.shape[-1], *recurrent_kernel.shape, *params["bias"].shape)
+        if (
+            got != (width, hidden_size, width, width)
+            or ("recurrent_bias" in params) != recurrent_bias
+        ):
+            shapes = {name: jax.numpy.shape(value) for name, value in params.items()}
             raise ValueError(f"{cell}: params with the shapes {shapes} are those of another cell")
-        kernel = params["kernel"]
         if x.ndim == 0 or x.shape[-1] != kernel.shape[0]:
             raise ValueError(
                 f"{cell}: the input x has shape {x.shape}; its last axis must be the "

@@ -61,6 +61,13 @@ def _largest(tree: PyTree) -> jax.Array:
     return jnp.max(jnp.stack(peaks)) if len(peaks) > 1 else peaks[0]
 
 
+def _binary_exponent(peak: jax.Array) -> jax.Array:
+    """floor(log2(peak)), kept so far from the ends of the range that 2**+-that is normal."""
+    integer, bits, bias = _layout(peak.dtype)
+    exponent = (lax.bitcast_convert_type(peak, integer) >> bits) - bias
+    return jnp.clip(exponent, 1 - bias, bias - 1).astype(jnp.int32)
+
+
 def multiply(tree: PyTree, factor: jax.Array) -> PyTree:
     """Every leaf times one scalar, keeping its dtype; float16 could not hold the scalar itself."""
     return jax.tree.map(lambda leaf: (leaf.astype(factor.dtype) * factor).astype(leaf.dtype), tree)
@@ -76,10 +83,7 @@ def rescale(tree: PyTree, exponent: jax.Array | int = 0) -> Scaled:
     ([0.0, -1.5], 2)
     """
     peak = _largest(tree)
-    integer, bits, bias = _layout(peak.dtype)
-    shift = (lax.bitcast_convert_type(peak, integer) >> bits) - bias
-    # Both 2**shift and 2**-shift have to be normal numbers.
-    shift = jnp.clip(shift, 1 - bias, bias - 1).astype(jnp.int32)
+    shift = _binary_exponent(peak)
     mantissa = multiply(tree, power_of_two(-shift, peak.dtype))
     return Scaled(mantissa, jnp.where(peak == 0, ZERO_EXPONENT, exponent + shift))
 
@@ -110,20 +114,22 @@ def add(first: Scaled, second: Scaled) -> Scaled:
 def log_norm(tree: PyTree | Scaled) -> jax.Array:
     """ln ||tree||_2 over all leaves together, from entries of any magnitude.
 
-    Entries are brought to order one before they are squared, so nothing under- or overflows; by a
-    power of two, since a compiler may replace a division by the largest entry with a product by
-    its reciprocal, which underflows. Exact zero is -inf; NaN stays NaN and infinity infinity.
+    Entries are brought to order one before they are squared, so nothing under- or overflows. Exact
+    zero is -inf; NaN stays NaN and infinity infinity.
 
     >>> x = jnp.full(4, 1e-30)
     >>> float(jnp.linalg.norm(x)), round(float(log_norm(x)), 4)   # ln 2e-30
     (0.0, -68.3844)
     """
     mantissa, exponent = tree if isinstance(tree, Scaled) else (tree, jnp.int32(0))
-    dtype = wide_dtype(mantissa)
-    scaled = rescale(jax.tree.map(lambda leaf: leaf.astype(dtype), mantissa), exponent)
-    total = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(scaled.mantissa))
-    exponent = jnp.where(scaled.exponent < ZERO_EXPONENT // 2, 0, scaled.exponent)
-    return jnp.log(jnp.asarray(total, dtype)) / 2 + exponent.astype(dtype) * math.log(2)
+    shift = _binary_exponent(_largest(mantissa))
+    # Divided, not multiplied by 2**-shift: a compiler that knows the entries would square the
+    # factors of a product apart. By a power of two: the reciprocal of the peak may underflow.
+    unit = power_of_two(shift, wide_dtype(mantissa))
+    leaves = [leaf.astype(unit.dtype) / unit for leaf in jax.tree.leaves(mantissa)]
+    total = jnp.asarray(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves), unit.dtype)
+    shift = shift + jnp.where(exponent == ZERO_EXPONENT, 0, exponent)
+    return jnp.log(total) / 2 + shift.astype(unit.dtype) * math.log(2)
 
 
 def log_root_mean_square(log_values: jax.Array, axis: int = 0) -> jax.Array:

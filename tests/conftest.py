@@ -7,6 +7,8 @@ import jax
 
 # Before anything imports Keras.
 os.environ["KERAS_BACKEND"] = "jax"
+# Several test processes may share one GPU.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 # Tests choose their dtype explicitly: float32 behaviour is tested beside float64.
 jax.config.update("jax_enable_x64", True)

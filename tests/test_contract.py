@@ -55,7 +55,15 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("case", REGISTERED + OTHERS, ids=lambda case: case.cell.name)
+# One equation with another function in it.
+SLOW = {"elman_sigmoid", "elman_identity"}
+CASES = [
+    pytest.param(case, id=case.cell.name, marks=pytest.mark.slow if case.cell.name in SLOW else ())
+    for case in REGISTERED + OTHERS
+]
+
+
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_law(law, case):
     law(case)

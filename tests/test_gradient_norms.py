@@ -668,7 +668,7 @@ def test_killed_ten_times_it_ends_like_an_unbroken_run(unbroken, tmp_path):
     found, kills = [0], 0
     while kills < 10:
         # At random in what is done as well as in time, lest all kills find the same.
-        enough = found[-1] + rng.randint(1, 8)
+        enough = found[-1] + rng.randint(1, 9)
         latest = time.monotonic() + rng.uniform(0.1, 1) * duration
         with subprocess.Popen(
             command(run), cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

@@ -28,10 +28,10 @@ benchmark: .venv/.test  ## gradient norms beside plain Flax and PyTorch scripts
 
 .PHONY: test test-all doctest lint types
 test: .venv/.test  ## the quick tests
-	$(python) -m pytest -n auto -m "not slow" $(ARGS)
+	$(python) -m pytest -n auto --dist loadgroup -m "not slow" $(ARGS)
 
 test-all: .venv/.test  ## every test, the slow ones too
-	$(python) -m pytest -n auto $(ARGS)
+	$(python) -m pytest -n auto --dist loadgroup $(ARGS)
 
 doctest: .venv/.test  ## the examples in the docstrings
 	$(python) -m pytest --doctest-modules rnn_jax experiments $(ARGS)

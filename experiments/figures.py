@@ -1,6 +1,7 @@
 """One look for all figures: one colour per cell everywhere, safe for the colour-blind."""
 
 import functools
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -67,28 +68,40 @@ def panels(
 ) -> tuple[Figure, list[Axes]]:
     """A figure with one row of panels in the project's style."""
     layout = ConstrainedLayoutEngine(wspace=0.06)  # keeps tick labels of neighbours apart
-    figure = Figure(figsize=(max(width * columns, 5.6), height), layout=layout)
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    size = (max(width * columns, 6.4), height)
+    figure = Figure(figsize=size, layout=layout)
+    figure.suptitle(textwrap.fill(title, int(11 * size[0])), fontsize=11, x=0.01, ha="left")
     axes = figure.subplots(1, columns, sharey=share_y, squeeze=False)[0]
     return figure, list(axes)
 
 
 def band(axes: Axes, x: np.ndarray, samples: np.ndarray, **style: Any) -> None:
     """Median and the 10 to 90 % band of samples (n, points), where finite."""
-    low, middle, high = np.quantile(samples, (0.1, 0.5, 0.9), axis=0, method="closest_observation")
+    quantiles = np.quantile(samples, (0.1, 0.5, 0.9), axis=0, method="closest_observation")
+    low, middle, high = finite(quantiles)
     axes.plot(x, middle, **style)
     axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+
+
+def finite(values: np.ndarray) -> np.ndarray:
+    """The values, and NaN where they are infinite: no axis can show an exact zero's logarithm."""
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def common_legend(
     figure: Figure, axes: Iterable[Axes], columns: int, extra: Sequence[Artist] = ()
 ) -> None:
-    """One legend under all panels, every entry once, and ``extra`` entries after them."""
+    """One legend under all panels, every entry once, and ``extra`` entries after them.
+
+    In ``columns`` columns, or fewer where the figure is too narrow for them.
+    """
     entries: dict[str, Artist] = {}
     for one in axes:
         for handle, name in zip(*one.get_legend_handles_labels(), strict=True):
             entries.setdefault(name, handle)
     entries |= {str(artist.get_label()): artist for artist in extra}
+    longest = max(map(len, entries))
+    columns = max(1, min(columns, int(figure.get_figwidth() / (0.6 + 0.062 * longest))))
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 

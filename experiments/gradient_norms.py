@@ -25,7 +25,7 @@ from experiments import gradient_norms_report, launch
 from rnn_jax import schemes, theory
 from rnn_jax.analysis import gradient_flow, length_curve, length_sweep
 from rnn_jax.base import Cell, Params
-from rnn_jax.cells import CELLS, lookup
+from rnn_jax.cells import ACTIVATIONS, CELLS, lookup
 from rnn_jax.combinators import batched
 from rnn_jax.sharding import over_replicas
 from rnn_jax.tasks import Source, source
@@ -53,8 +53,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise ValueError(f"config.steps must be at least 8 to fit a slope, got {config.steps}")
     for field in ("lengths", "horizons"):
         values = list(config[field])
-        numbers = all(type(value) is int and value > 0 for value in values)
-        if not values or not numbers or values != sorted(set(values)):
+        positive = all(type(value) is int and value > 0 for value in values)
+        if not values or not positive or values != sorted(set(values)):
             raise ValueError(f"config.{field} must be increasing integers above 0, got {values}")
     for field, known in {"cells": CELLS, "presets": schemes.PRESETS, "inputs": SOURCES}.items():
         names = list(config[field])
@@ -62,9 +62,16 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise ValueError(f"config.{field} must be one or more different names, got {names}")
         for name in names:
             _known(field, name, known)
-    for name in config.cells:
-        cell_of(config, name)
     _known("scheme", config.scheme, SCHEMES)
+    _known("elman_activation", config.elman_activation, ACTIVATIONS)
+    _known("gru_reset", config.gru_reset, ("after", "before"))
+    if config.seed < 0:
+        raise ValueError(f"config.seed must not be negative, got {config.seed}")
+    numbers = {"gain": config.gain}
+    numbers |= {f"forget_bias.{cell}": bias for cell, bias in config.forget_bias.items()}
+    for field, number in numbers.items():
+        if not np.isfinite(number):
+            raise ValueError(f"config.{field} must be a finite number, got {number}")
     for name in input_names(config):
         field = "inputs" if name in SOURCES else "data"
         try:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from experiments import figures, launch
 
@@ -113,8 +113,8 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
             {
                 "input": source,
                 "cell": cell,
-                "slope (nats/step)": f"{slope:+.4f} ± {error:.4f}",
-                "half-life (steps)": f"{np.log(2) / -slope:.2f}" if slope < 0 else "grows",
+                "slope (nats/step)": _shown_slope(slope, error),
+                "half-life (steps)": _half_life(slope),
                 "fit window (lags)": f"{first} to {last}",
                 "theory (nats/step)": _theory_slopes(arrays),
                 "float32 reports 0 from lag": _float32_zero(arrays["readout"], slope),
@@ -134,14 +134,28 @@ def fitted_slope(log_norms: np.ndarray) -> tuple[float, float]:
 
     A least-squares line through the median over samples of each seed, within `fit_window`;
     ``log_norms`` is (seeds, samples, steps + 1), entry t at lag steps - t. A single seed has no
-    error: NaN.
+    error: NaN. Gradients of exactly zero have no slope either.
     """
     first, last = fit_window(log_norms.shape[-1] - 1)
     lags = np.arange(first, last + 1)
     medians = _quantiles(log_norms, axis=1)[1][:, ::-1][:, lags].astype(np.float64)
+    if not np.isfinite(medians).all():
+        return float("nan"), float("nan")
     slopes = np.array([np.polyfit(lags, one, 1)[0] for one in medians])
     seeds = len(slopes)
     return slopes.mean(), slopes.std(ddof=1) / seeds**0.5 if seeds > 1 else float("nan")
+
+
+def _shown_slope(slope: float, error: float) -> str:
+    if np.isnan(slope):
+        return "none: exact zeros"
+    return f"{slope:+.4f}" if np.isnan(error) else f"{slope:+.4f} ± {error:.4f}"
+
+
+def _half_life(slope: float) -> str:
+    if np.isnan(slope):
+        return "none"
+    return f"{np.log(2) / -slope:.2f}" if slope < 0 else "grows"
 
 
 def _theory_slopes(arrays: Arrays) -> str:
@@ -245,10 +259,10 @@ def _draw_lengths(config: ml_collections.ConfigDict, results: Results) -> Figure
     for panel, source in zip(axes, sources, strict=True):
         for cell in config.cells:
             arrays = results[f"length.{source}.{cell}"]
-            every = _quantiles(_flat(arrays["every_length"]), axis=0)[1]
+            every = figures.finite(_quantiles(_flat(arrays["every_length"]), axis=0)[1])
             style: dict[str, Any] = {"color": colour[cell], "linewidth": 1}
             panel.plot(np.arange(len(every)), every, label=figures.label(cell), **style)
-            low, middle, high = _quantiles(_flat(arrays["readout"]), axis=0)
+            low, middle, high = figures.finite(_quantiles(_flat(arrays["readout"]), axis=0))
             spread = (middle - low, high - middle)
             panel.errorbar(lengths, middle, spread, fmt="o", markersize=3.5, capsize=2, **style)
         _floors(panel)
@@ -284,6 +298,7 @@ def _draw_parameters(config: ml_collections.ConfigDict, results: Results) -> Fig
         _floors(panel)
         panel.set(title=figures.label(cell), xlabel="length $T$ (steps)", xscale="log")
         panel.xaxis.set_major_formatter(ScalarFormatter())
+        panel.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel(r"$\ln\,\|\partial L_T/\partial\theta\|$ (nats)")
     keys = [figures.key(name, linestyle=style) for name, style in styles.items()]
     figures.common_legend(figure, axes, columns=5, extra=keys)

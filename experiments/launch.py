@@ -16,6 +16,7 @@ import re
 import runpy
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -66,6 +67,7 @@ def main(experiment: Experiment) -> NoReturn:
         run(experiment, FLAGS.config, FLAGS.workdir, plot_only=FLAGS.plot_only)
 
     signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _interrupt_again
     try:
         app.run(start, flags_parser=_parse_flags)
     except UserError as error:
@@ -88,6 +90,20 @@ class _Terminated(KeyboardInterrupt):
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     raise _Terminated
+
+
+def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Repeats a Ctrl-C that came during a callback of the garbage collector; JAX has one.
+
+    What such a callback raises is printed and dropped: the run would go on.
+    """
+    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    terminated = isinstance(unraisable.exc_value, _Terminated)
+    main_thread = threading.main_thread().ident
+    again = (main_thread, signal.SIGTERM if terminated else signal.SIGINT)
+    threading.Timer(0.05, signal.pthread_kill, again).start()
 
 
 def run(
@@ -276,15 +292,13 @@ def _check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
 
 
 def _define_tuple_flag(name: str, like: tuple) -> None:
-    """Defines the flag of a field `like` this before ml_collections, for which a,b is one element.
+    """Defines the flag of a tuple before ml_collections does, for which a,b is a single element.
 
-    Tuples of anything but one simple type are left to it.
+    A tuple of anything but one simple type is left to it.
     """
     kinds = {type(element) for element in like}
     if len(kinds) == 1 and kinds <= ELEMENTS.keys():
-        serializer: flags.ArgumentSerializer = flags.ArgumentSerializer()
-        parser = _Elements(field=name, like=like)
-        flags.DEFINE_multi(parser, serializer, name, None, "A tuple.", allow_override=True)
+        flags.DEFINE(_Elements(field=name, like=like), name, None, "A tuple.", allow_override=True)
 
 
 class _Elements(flags.ArgumentParser):
@@ -345,7 +359,6 @@ def _parse_flags(argv: list[str]) -> list[str]:
     for name in ("config", "workdir"):
         if not FLAGS[name].value:
             raise UserError(f"--{name} is missing; expected --config=FILE.py --workdir=DIRECTORY")
-    given = {name: FLAGS[name].value for name in FLAGS if isinstance(FLAGS[name].parser, _Elements)}
-    tuples = {name: sum(values or [], ()) for name, values in given.items()}  # repeats add up
-    FLAGS.config.update_from_flattened_dict(tuples, strip_prefix="config.")
+    tuples = [name for name in FLAGS if isinstance(FLAGS[name].parser, _Elements)]
+    FLAGS.config.update_from_flattened_dict({name: FLAGS[name].value for name in tuples}, "config.")
     return rest

@@ -80,8 +80,7 @@ def show_report(report: Report) -> None:
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(_table(report.summary))
+        console = Console(markup=False, highlight=False)  # in a note, brackets are brackets
+        console.print(_table(report.summary), *report.notes, sep="\n")
     else:
-        print(_markdown(report.summary))
-    for note in report.notes:
-        print(note)
+        print(_markdown(report.summary), *report.notes, sep="\n")

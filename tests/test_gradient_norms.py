@@ -7,6 +7,7 @@ experiment, and none of its instruments.
 
 import contextlib
 import io
+import itertools
 import json
 import math
 import os
@@ -31,6 +32,8 @@ from experiments import gradient_norms, launch
 from experiments import gradient_norms_report as reporting
 from experiments.gradient_norms import EXPERIMENT
 from rnn_jax.cells import CELLS, elman
+
+pytestmark = pytest.mark.xdist_group("gradient_norms")  # one smoke run serves the whole file
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_NAMES = ("elman", "lstm", "gru")
@@ -370,6 +373,17 @@ def test_lag_at_which_float32_reports_zero():
     assert reporting._float32_zero(np.full((2, 3, 101), -np.inf), float("nan")) == "0"
 
 
+def test_dead_network_does_not_grow(results):
+    """Within the fit window there is no line to fit."""
+    config = small()
+    dead = {unit: dict(results[unit]) for unit in EXPERIMENT.units(config)}
+    dead["lag.white_noise.elman"]["readout"] = np.full((2, 4, 61), -np.inf, np.float32)
+    (row,) = EXPERIMENT.report(config, dead).summary.to_dict("records")
+    assert row["half-life (steps)"] != "grows"
+    assert "nan" not in row["slope (nats/step)"]
+    assert row["float32 reports 0 from lag"] == "0"
+
+
 # ----- the report -------------------------------------------------------------------------------
 
 
@@ -455,6 +469,40 @@ def test_figures_can_be_read(results):
             entries = [text.get_text() for text in legend.get_texts()]
             assert len(set(entries)) == len(entries)
             assert all(entries)
+
+
+@pytest.mark.parametrize("cells", [1, 3])
+@pytest.mark.parametrize("sources", [1, 2])
+def test_nothing_is_cut_off_and_no_label_covers_another(results, cells, sources):
+    config = smoke(
+        cells=CELL_NAMES[:cells],
+        inputs=("white_noise", "python_docs")[:sources],
+        presets=("flax_linen", "keras"),
+    )
+    # Falling like a network of thousands of steps: the floors of float32 come into the figures.
+    deep = {
+        unit: {
+            name: (values - 90) if name in ("readout", "far_parameters") else values
+            for name, values in results[unit].items()
+        }
+        for unit in EXPERIMENT.units(config)
+    }
+    for draw in EXPERIMENT.report(config, deep).figures.values():
+        figure = draw()
+        picture(figure)  # lays everything out
+        (legend,) = figure.legends
+        texts = [figure._suptitle, *(axes.title for axes in figure.axes)]
+        for artist in [legend, *texts]:
+            box = artist.get_window_extent()
+            inside = figure.bbox
+            assert inside.x0 <= box.x0 < box.x1 <= inside.x1
+            assert inside.y0 <= box.y0 < box.y1 <= inside.y1
+        for axes in figure.axes:
+            assert not legend.get_window_extent().overlaps(axes.get_tightbbox())
+            labels = [label for label in axes.get_xticklabels(which="both") if label.get_text()]
+            boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.x0)
+            assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+            assert all(re.fullmatch(r"\d+", label.get_text()) for label in labels)
 
 
 def test_figures_show_the_saved_numbers(config, results):
@@ -545,7 +593,16 @@ def test_wrong_values_are_named_in_one_line(tmp_path, changes, message):
 
 @pytest.mark.parametrize(("field", "value"), [("elman_activation", "tahn"), ("gru_reset", "befor")])
 def test_unknown_options_of_a_cell_are_refused(field, value):
-    with pytest.raises(ValueError, match=value):
+    with pytest.raises(ValueError, match=f"unknown .*{value}|reset must be .*{value}"):
+        EXPERIMENT.validate(smoke(**{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("elman_activation", "tahn"), ("gru_reset", "befor"), ("seed", -1), ("gain", math.nan)],
+)
+def test_every_wrong_field_is_named(field, value):
+    with pytest.raises(ValueError, match=f"config.{field}"):
         EXPERIMENT.validate(smoke(**{field: value}))
 
 

@@ -123,7 +123,7 @@ DEFAULTS = [("elman", "gru"), (10, 20), (0.5, 1.0), ((1, 2), (3, 4))]
         ),
         (
             ["--config.cells=(a, b)", "--config.cells=1,2", "--config.lengths=5,"],
-            [("a", "b", "1", "2"), (5,), (0.5, 1.0), ((1, 2), (3, 4))],
+            [("1", "2"), (5,), (0.5, 1.0), ((1, 2), (3, 4))],  # the last one counts
         ),
         (["--config.cells=a", "--config=toy_config.py:smoke"], [("a",), *DEFAULTS[1:]]),
     ],
@@ -271,9 +271,10 @@ def test_user_error_in_a_unit_is_one_line(home):
     assert (done.returncode, done.stderr) == (2, "toy: the data ended early\n")
 
 
+@pytest.mark.parametrize("where", ["unit", "callback"])
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_run_says_how_to_resume_and_a_running_one_is_left_alone(
-    home, toy, config, signum, code
+    home, toy, config, signum, code, where
 ):
     # A shell may have started us with Ctrl-C ignored, which a child would inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -282,7 +283,9 @@ def test_stopped_run_says_how_to_resume_and_a_running_one_is_left_alone(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"TOY_SECONDS": "60"},
+        env=os.environ
+        | {"TOY_SECONDS": "60"}
+        | ({"TOY_CALLBACK": ""} if where == "callback" else {}),
     )
     with child:
         assert "walk-0" in child.stdout.readline()

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
@@ -36,8 +37,8 @@ STYLE: Any = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "legend.fontsize": 8,
+    "legend.handlelength": 3,  # long enough to tell dashes apart
     "lines.linewidth": 1.6,
-    "svg.fonttype": "none",
 }
 
 
@@ -56,6 +57,11 @@ def colours(names: Sequence[str]) -> dict[str, str]:
     """A colour for each of some cells, the same in every figure."""
     free = iter([c for c in PALETTE if c not in CELL_COLOURS.values()] * len(names))
     return {name: CELL_COLOURS.get(name) or next(free) for name in names}
+
+
+def darker(colour: str) -> tuple[float, ...]:
+    """A colour for lines that lie on others of the same hue."""
+    return tuple(0.6 * part for part in to_rgb(colour))
 
 
 def label(cell: str) -> str:
@@ -101,7 +107,7 @@ def common_legend(
             entries.setdefault(name, handle)
     entries |= {str(artist.get_label()): artist for artist in extra}
     longest = max(map(len, entries))
-    columns = max(1, min(columns, int(figure.get_figwidth() / (0.6 + 0.062 * longest))))
+    columns = max(1, min(columns, int(figure.get_figwidth() / (0.75 + 0.062 * longest))))
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 

@@ -3,6 +3,7 @@
 import functools
 import itertools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -111,7 +112,7 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
         first, last = fit_window(config.steps)
         rows.append(
             {
-                "input": source,
+                "input": Path(config.data).name if source.startswith("file-") else source,
                 "cell": cell,
                 "slope (nats/step)": _shown_slope(slope, error),
                 "half-life (steps)": _half_life(slope),
@@ -211,27 +212,32 @@ def _draw_lags(config: ml_collections.ConfigDict, results: Results) -> Figure:
                 if name.startswith("theory"):
                     _theory_line(panel, cell, name, lags, values, colour[cell])
         _floors(panel)
-        panel.set(title=_source_label(source), xlabel="lag $T - t$ (steps)", xlim=(0, config.steps))
+        panel.set(
+            title=_source_label(config, source),
+            xlabel="lag $T - t$ (steps)",
+            xlim=(0, config.steps),
+        )
     axes[0].set_ylabel(r"$\ln\,\|\partial L/\partial s_t\|$ (nats)")
     figures.common_legend(figure, axes, columns=3)
     return figure
 
 
 def _theory_line(
-    panel: Axes, cell: str, name: str, lags: np.ndarray, values: np.ndarray, colour: str
+    panel: Axes, cell: str, name: str, lags: np.ndarray, values: np.ndarray, colour: Any
 ) -> None:
     name = name.removeprefix("theory: ")
     label = f"{figures.label(cell)}: {THEORY_LABELS.get(name, name)}"
     middle = _quantiles(_flat(values), axis=0)[1][::-1]
     style = THEORY_STYLES.get(name, "--")
-    panel.plot(lags, middle, color=colour, linestyle=style, linewidth=1.1, alpha=0.9, label=label)
+    colour = figures.darker(colour)
+    panel.plot(lags, middle, color=colour, linestyle=style, linewidth=1.1, label=label, zorder=3)
 
 
 def _draw_losses(config: ml_collections.ConfigDict, results: Results) -> Figure:
     """The same networks under three losses: a mean over steps hides that gradients vanish."""
     source = _sources(results, "lag")[0]
     figure, axes = figures.panels(
-        len(config.cells), title=f"What the loss shows and hides ({_source_label(source)})"
+        len(config.cells), title=f"What the loss shows and hides ({_source_label(config, source)})"
     )
     lags = np.arange(config.steps + 1)
     shades = dict(zip(LOSSES, ("#000000", "#56B4E9", "#D55E00"), strict=True))
@@ -266,7 +272,7 @@ def _draw_lengths(config: ml_collections.ConfigDict, results: Results) -> Figure
             spread = (middle - low, high - middle)
             panel.errorbar(lengths, middle, spread, fmt="o", markersize=3.5, capsize=2, **style)
         _floors(panel)
-        panel.set(title=_source_label(source), xlabel="length $T$ (steps)", xlim=(0, None))
+        panel.set(title=_source_label(config, source), xlabel="length $T$ (steps)", xlim=(0, None))
     axes[0].set_ylabel(r"$\ln\,\|\partial L_T/\partial s_0\|$ (nats)")
     line = figures.key("every $T$: tangents of one forward pass, median", linewidth=1)
     marks = figures.key(
@@ -282,7 +288,7 @@ def _draw_parameters(config: ml_collections.ConfigDict, results: Results) -> Fig
     figure, axes = figures.panels(
         len(config.cells),
         title=f"Parameter gradient of the last step's error, and how much of it is far "
-        f"({_source_label(source)})",
+        f"({_source_label(config, source)})",
     )
     colour = figures.colours(config.cells)
     lengths = np.array(config.lengths)
@@ -346,10 +352,10 @@ def _sources(results: Results, kind: str) -> list[str]:
     return list(dict.fromkeys(unit.split(".")[1] for unit in results if unit.startswith(kind)))
 
 
-def _source_label(source: str) -> str:
+def _source_label(config: ml_collections.ConfigDict, source: str) -> str:
     names = {
         "white_noise": "white noise",
         "python_docs": "text: CPython's documentation",
         "digits": "handwritten digits, pixel by pixel",
     }
-    return names.get(source, "your file")
+    return names.get(source, Path(config.data).name)

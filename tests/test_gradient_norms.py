@@ -651,7 +651,7 @@ def test_own_file_end_to_end(tmp_path, kind, capsys):
     assert float(row["half-life (steps)"]) > 0
     titles = [axes.get_title() for axes in said.figures["gradient_against_lag"]().axes]
     assert titles[0] == "white noise"
-    assert "file" in titles[1]
+    assert titles[1] == row["input"] == path.name
     drawn = launch.run(EXPERIMENT, config, tmp_path / "run", plot_only=True)
     assert drawn.table.equals(said.table)
 

@@ -51,7 +51,7 @@ def run_rnn_jax() -> dict[str, Any]:
     from rnn_jax.combinators import batched
 
     def norms(cell: Any, params: Any, xs: Any, target: Any) -> Any:
-        loss = lambda output: jnp.mean((output - target) ** 2)  # noqa: E731
+        loss = lambda output: jnp.mean((output - target) ** 2)
         whole = batched(cell, BATCH)
         return length_sweep(whole, params, xs, LENGTHS, loss=loss).log_parameter_norm
 
@@ -119,7 +119,7 @@ def run_flax() -> dict[str, Any]:
     def parameters(name: str, data: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
         w_ih, w_hh = data["weight_ih"][seed].T, data["weight_hh"][seed].T
         b_ih, b_hh = data["bias_ih"][seed], data["bias_hh"][seed]
-        part = lambda a, g: a[..., g * HIDDEN : (g + 1) * HIDDEN]  # noqa: E731
+        part = lambda a, g: a[..., g * HIDDEN : (g + 1) * HIDDEN]
         if name == "elman":
             tree: dict[str, Any] = {
                 "i": {"kernel": w_ih, "bias": b_ih + b_hh},
@@ -148,7 +148,7 @@ def run_flax() -> dict[str, Any]:
 
         @jax.jit
         def norm(params: Any, xs: jax.Array, target: jax.Array, model: nn.RNN = model) -> jax.Array:
-            loss = lambda params: jnp.mean((model.apply(params, xs)[-1] - target) ** 2)  # noqa: E731
+            loss = lambda params: jnp.mean((model.apply(params, xs)[-1] - target) ** 2)
             leaves = jax.tree.leaves(jax.grad(loss)(params))
             return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in leaves))
 

@@ -28,7 +28,7 @@ def batched(cell: Cell, size: int) -> Cell:
     check_positive("size", size)
 
     def initial_state(params: Params) -> State:
-        repeat = lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape))  # noqa: E731
+        repeat = lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape))
         return jax.tree.map(repeat, cell.initial_state(params))
 
     return Cell(

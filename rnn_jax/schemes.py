@@ -311,7 +311,7 @@ def _orthogonal(gain: jax.typing.ArrayLike) -> Draw:
     def draw(key: jax.Array, layout: Layout) -> jax.Array:
         # JAX fixes the sign of the QR factor, without which the draw would not be Haar.
         square = (layout.hidden_size, layout.hidden_size)
-        block = lambda gate_key: initializers.orthogonal()(gate_key, square, layout.dtype)  # noqa: E731
+        block = lambda gate_key: initializers.orthogonal()(gate_key, square, layout.dtype)
         return jnp.asarray(gain, layout.dtype) * _per_gate(block, key, layout)
 
     return draw

@@ -47,7 +47,7 @@ def observer():
         state, _ = elman.step(params, state, drive)
         return state, read(params, state, drive)
 
-    initial_state = lambda params: HiddenState(params["initial"])  # noqa: E731
+    initial_state = lambda params: HiddenState(params["initial"])
     return dataclasses.replace(
         elman, name="observer", init=init, initial_state=initial_state, step=step, read=read
     )
@@ -68,7 +68,7 @@ def draw(cell, dtype="float64", seed=0):
     """Every parameter normal with deviation 1 / sqrt(H), the biases too."""
     shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), D, H))
     rng = np.random.default_rng(seed)
-    entries = lambda leaf: jnp.asarray(rng.normal(0, H**-0.5, leaf.shape), dtype)  # noqa: E731
+    entries = lambda leaf: jnp.asarray(rng.normal(0, H**-0.5, leaf.shape), dtype)
     return jax.tree.map(entries, shapes)
 
 
@@ -186,7 +186,7 @@ def test_flow_of_a_loss_of_all_outputs():
     """A loss with terms at every step: the mean over steps."""
     cell = EVERY_CELL["observer"]
     params, xs = draw(cell), noise(T, D)
-    loss = lambda outputs: jnp.mean(jnp.square(outputs - 0.3))  # noqa: E731
+    loss = lambda outputs: jnp.mean(jnp.square(outputs - 0.3))
     expected = expected_flow(cell, params, xs, loss)
     assert_flows_close(flow(cell, params, xs, loss=loss), expected, atol=1e-12)
 
@@ -329,14 +329,14 @@ def long_lstm():
 
     @jax.jit
     def by_taps(taps):
-        loss = lambda taps: vector @ rnn_jax.unroll(cell, params, xs, taps=taps)[1].outputs[-1]  # noqa: E731
+        loss = lambda taps: vector @ rnn_jax.unroll(cell, params, xs, taps=taps)[1].outputs[-1]
         return jax.grad(loss)(taps)
 
     @jax.jit
     def jacobians(state):
         flat, unravel = ravel_pytree(state)
-        step = lambda flat, x: ravel_pytree(cell(params, unravel(flat), x)[0])[0]  # noqa: E731
-        body = lambda flat, x: (step(flat, x), jax.jacrev(step)(flat, x))  # noqa: E731
+        step = lambda flat, x: ravel_pytree(cell(params, unravel(flat), x)[0])[0]
+        body = lambda flat, x: (step(flat, x), jax.jacrev(step)(flat, x))
         return jax.lax.scan(body, flat, xs)[1]
 
     zeros = jnp.zeros((LONG, size))
@@ -370,7 +370,7 @@ def test_long_lstm_keeps_its_slope(long_lstm):
     """Where float64 has nothing left, the slope is that of before, but for the input's chance."""
     measured, plain, _ = long_lstm
     gone = int(np.isneginf(plain).sum())
-    slope = lambda window: np.polyfit(np.arange(len(window)), window, 1)[0]  # noqa: E731
+    slope = lambda window: np.polyfit(np.arange(len(window)), window, 1)[0]
     assert_allclose(slope(measured[:gone]), slope(measured[gone:]), rtol=0.05)
 
 
@@ -402,7 +402,7 @@ def by_curve(*args):
 def at_lag_100_000(instrument):
     """ln ||dL/ds_0|| for each factor, and that of the parameter gradient if there is one."""
     xs = jnp.zeros((LAG, 1), "float32")
-    measure = lambda weight: instrument(rnn_jax.elman("identity"), scalar(weight), xs)  # noqa: E731
+    measure = lambda weight: instrument(rnn_jax.elman("identity"), scalar(weight), xs)
     return jax.jit(jax.vmap(measure))(FACTORS)
 
 
@@ -552,7 +552,7 @@ def test_sweep_divides_far_from_near(cell):
 def test_sweep_of_a_loss_of_the_last_output():
     """L_T = loss(y_T), here the squared error of the last step."""
     cell, params, xs = rnn_jax.gru(), draw(rnn_jax.gru()), noise(T, D)
-    loss = lambda output: jnp.sum(jnp.square(output - 0.3))  # noqa: E731
+    loss = lambda output: jnp.sum(jnp.square(output - 0.3))
     measured = sweep(cell, params, xs, np.array([T]), loss=loss)
     expected = expected_flow(cell, params, xs, lambda outputs: loss(outputs[-1]))
     assert_close(measured.log_norm[0], expected.log_norm[0], atol=1e-12)

@@ -125,7 +125,7 @@ def parameter_gradients(cell, params, xs, targets):
 
     def loss(copies):
         def last(xs):
-            step = lambda state, inputs: (cell(inputs[0], state, inputs[1])[0], None)  # noqa: E731
+            step = lambda state, inputs: (cell(inputs[0], state, inputs[1])[0], None)
             return lax.scan(step, cell.initial_state(params), (copies, xs))[0].hidden
 
         return jnp.mean((jax.vmap(last, 1)(xs) - targets) ** 2)

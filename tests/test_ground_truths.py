@@ -50,7 +50,7 @@ def draw(cell, input_size, hidden_size, seed=0, scale=1.0):
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda: cell.init(key, input_size, hidden_size))
     rng = np.random.default_rng(seed)
-    entries = lambda leaf: jnp.asarray(rng.normal(0, scale * hidden_size**-0.5, leaf.shape))  # noqa: E731
+    entries = lambda leaf: jnp.asarray(rng.normal(0, scale * hidden_size**-0.5, leaf.shape))
     return jax.tree.map(entries, shapes)
 
 
@@ -693,7 +693,7 @@ def test_a29_clipping_by_the_global_norm():
     @jax.jit
     def measure(params):
         gradient = jax.grad(loss)(params)
-        clip = lambda c: optax.clip_by_global_norm(c).update(gradient, optax.EmptyState())[0]  # noqa: E731
+        clip = lambda c: optax.clip_by_global_norm(c).update(gradient, optax.EmptyState())[0]
         return gradient, jax.vmap(clip)(thresholds)
 
     params = draw(cell, 3, 8)

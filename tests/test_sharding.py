@@ -61,7 +61,7 @@ def main(devices):
 def printed():
     """What `main` prints for each number of devices; the processes run side by side."""
     root = Path(__file__).parents[1]
-    start = lambda devices: subprocess.Popen(  # noqa: E731
+    start = lambda devices: subprocess.Popen(
         [sys.executable, "-c", f"from tests.test_sharding import main; main({devices})"],
         cwd=root,
         stdout=subprocess.PIPE,

@@ -115,7 +115,7 @@ def gradient_flow(
         whole = numerics.add(total, initial_state_gradient(cell, params, by_initial))
         truncated = truncated.at[0].set(numerics.log_norm(whole))
     at_initial, parts_at_initial = _state_norms(by_initial)
-    prepend = lambda head, rest: jnp.concatenate([head[None], rest])  # noqa: E731
+    prepend = lambda head, rest: jnp.concatenate([head[None], rest])
     return GradientFlow(
         prepend(at_initial, by_time),
         jax.tree.map(prepend, parts_at_initial, parts_by_time),

@@ -84,7 +84,7 @@ def length_sweep(
 
     if loss is None:
         vector = as_cotangent(cotangent, trajectory.outputs)
-        loss = lambda output: jnp.vdot(vector, output)  # noqa: E731
+        loss = lambda output: jnp.vdot(vector, output)
 
     def read_out(params: Params, state: State, x: jax.Array) -> jax.Array:
         return loss(cell.read(params, state, cell.project(params, x)))
@@ -180,7 +180,7 @@ def length_curve(
 
     def push(carry: Carry, step: tuple) -> tuple[Carry, jax.Array]:
         state, vectors = carry
-        advanced = lambda state: advance(cell, params, state, *step)[0]  # noqa: E731
+        advanced = lambda state: advance(cell, params, state, *step)[0]
         state, jvp = jax.linearize(advanced, state)
         vectors = jax.vmap(lambda v: numerics.rescale(jvp(v.mantissa), v.exponent))(vectors)
         return (state, vectors), jax.vmap(numerics.log_norm)(vectors)

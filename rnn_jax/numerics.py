@@ -74,7 +74,7 @@ def multiply(tree: PyTree, factor: jax.Array) -> PyTree:
 
 
 def rescale(tree: PyTree, exponent: jax.Array | int = 0) -> Scaled:
-    """``tree * 2**exponent`` with its largest entry brought into [1, 2).
+    """``tree * 2**exponent`` with its largest entry brought into [1, 2), or [2, 4) from the topmost binade.
 
     An exact zero gets `ZERO_EXPONENT`; NaN and infinity stay what they are.
 

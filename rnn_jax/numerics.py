@@ -74,8 +74,9 @@ def multiply(tree: PyTree, factor: jax.Array) -> PyTree:
 
 
 def rescale(tree: PyTree, exponent: jax.Array | int = 0) -> Scaled:
-    """``tree * 2**exponent`` with its largest entry brought into [1, 2), or [2, 4) from the topmost binade.
+    """``tree * 2**exponent`` with its largest entry brought into [1, 2).
 
+    One in the topmost binade ends in [2, 4), since the power that divides it has to be normal.
     An exact zero gets `ZERO_EXPONENT`; NaN and infinity stay what they are.
 
     >>> scaled = rescale(jnp.array([0.0, -6.0]))

@@ -1,10 +1,12 @@
 """Replicas of an experiment dealt out over devices, on JAX's own SPMD runtime."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnn_jax.base import PyTree
@@ -26,28 +28,66 @@ def over_replicas(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """
     mesh = Mesh(jax.local_devices(), ("replica",))
     spec = PartitionSpec("replica")
+    function = jax.jit(function)  # traced once for its shapes and for its program
 
-    def share(args: Any) -> PyTree:
-        return jax.lax.map(lambda replica: function(*replica), args)
+    def one(replica: tuple[jax.Array, Any]) -> PyTree:
+        wanted, args = replica
+        shapes = jax.eval_shape(function, *args)
+        nothing = lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.lax.cond(wanted, lambda: function(*args), nothing)
 
     # A function of one replica knows nothing of mesh axes: its constants (a scan's zeros) need not
     # be declared as varying over them.
     compiled = jax.jit(
-        jax.shard_map(share, mesh=mesh, in_specs=(spec,), out_specs=spec, check_vma=False)
+        jax.shard_map(
+            lambda replicas: jax.lax.map(one, replicas),
+            mesh=mesh,
+            in_specs=(spec,),
+            out_specs=spec,
+            check_vma=False,
+        ),
+        compiler_options=fast_compilation(jax.default_backend()),
     )
 
     def run(*args: PyTree) -> PyTree:
-        args = jax.tree.map(jnp.asarray, args)
-        shapes = [leaf.shape for leaf in jax.tree.leaves(args)]
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(args)]
         if () in shapes or len({shape[0] for shape in shapes}) != 1:
             raise ValueError(f"all arguments need one replica axis of the same size, got {shapes}")
         count = shapes[0][0]
-        # Devices with less to do than others repeat the last replica; the copies are dropped.
-        rows = jnp.minimum(jnp.arange(-(-count // mesh.size) * mesh.size), count - 1)
-        args = jax.tree.map(lambda leaf: leaf[rows], args)
-        results = compiled(jax.device_put(args, NamedSharding(mesh, spec)))
+        # The last devices have less to do than the others; what pads their share is not computed.
+        rows = np.arange(-(-count // mesh.size) * mesh.size)
+        args = jax.tree.map(lambda leaf: _take(leaf, np.minimum(rows, count - 1)), args)
+        replicas = jax.device_put((rows < count, args), NamedSharding(mesh, spec))
         # Fetched shard by shard: slicing the sharded array would be a program with collectives,
         # and those may wait for ever for a CPU thread that the results still occupy.
-        return jax.tree.map(lambda leaf: leaf[:count], jax.device_get(results))
+        return jax.tree.map(lambda leaf: leaf[:count], jax.device_get(compiled(replicas)))
 
     return run
+
+
+def _take(leaf: Any, rows: np.ndarray) -> Any:
+    """Rows of an array, by NumPy where it can: an eager gather of JAX compiles for each shape."""
+    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return leaf[rows] if is_key else np.asarray(leaf)[rows]
+
+
+@functools.cache
+def fast_compilation(backend: str) -> dict[str, int]:
+    """Options of XLA's CPU backend that shorten the compilation of small loops.
+
+    They leave out passes over code that a recurrent step is too small to profit from. The names
+    belong to XLA and not to JAX's promises: those that this version does not know are left out.
+    """
+    options = {}
+    if backend == "cpu":
+        candidates = {
+            "xla_backend_optimization_level": 1,
+            "xla_cpu_parallel_codegen_split_count": 1,
+        }
+        for name, value in candidates.items():
+            try:
+                jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+            except jax.errors.JaxRuntimeError:
+                continue
+            options[name] = value
+    return options

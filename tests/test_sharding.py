@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import rnn_jax
-from rnn_jax.sharding import over_replicas
+from rnn_jax.sharding import fast_compilation, over_replicas
 
 DEVICES = (1, 2, 3)
 COUNTS = (1, 4)
@@ -49,7 +49,8 @@ def main(devices):
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
     assert jax.local_device_count() == devices
-    one, shared = jax.jit(replica), over_replicas(replica)
+    options = fast_compilation("cpu")
+    one, shared = jax.jit(replica, compiler_options=options), over_replicas(replica)
     for count in COUNTS:
         args = arguments(count)
         each = [one(*jax.tree.map(lambda leaf, i=i: leaf[i], args)) for i in range(count)]

@@ -5,8 +5,9 @@ are done to it from outside.
 """
 
 from rnn_jax import analysis, cells, combinators, numerics, schemes, theory
-from rnn_jax.base import Cell, HiddenState
+from rnn_jax.base import Cell, HiddenState, Layer, LinearCell, linear_cell
 from rnn_jax.cells import CELLS, LSTMState, elman, gru, lstm
+from rnn_jax.gated import gated_cell
 from rnn_jax.unroll import Trajectory, length_mask, unroll, unroll_static, unroll_truncated
 
 __version__ = "0.1.0"
@@ -16,13 +17,17 @@ __all__ = [
     "Cell",
     "HiddenState",
     "LSTMState",
+    "Layer",
+    "LinearCell",
     "Trajectory",
     "analysis",
     "cells",
     "combinators",
     "elman",
+    "gated_cell",
     "gru",
     "length_mask",
+    "linear_cell",
     "lstm",
     "numerics",
     "schemes",

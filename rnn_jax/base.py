@@ -13,6 +13,7 @@ S     the flat state, in the order of ``ravel_pytree``
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -130,35 +131,126 @@ class Cell:
         return f"<Cell {self.name}>"
 
 
-def packed_project(cell: str, gates: int, *, recurrent_bias: bool = False) -> ProjectFn:
-    """The ``project`` of a packed-kernel cell, ``x @ kernel + bias``, shape (..., G * H).
+class UnrollFn(Protocol):
+    """A whole sequence through a layer, with the arguments and results of `rnn_jax.unroll`."""
+
+    def __call__(self, params: Params, xs: jax.Array, **options: Any) -> tuple[State, Any]: ...
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """What a whole sequence passes through: a pair of functions, ``init`` and ``unroll``.
+
+    Unlike a `Cell` it need not be causal (it may read in both directions), so it has no step.
+    `rnn_jax.unroll` takes a layer as it takes a cell; every cell serves where a layer is asked for.
+    """
+
+    name: str
+    init: InitFn
+    unroll: UnrollFn
+
+    def __repr__(self) -> str:
+        return f"<Layer {self.name}>"
+
+
+class CoefficientsFn(Protocol):
+    """The multiplier a_t and the offset b_t of a linear recurrence, arrays of one shape."""
+
+    def __call__(self, params: Params, drive: Drive, /) -> tuple[jax.Array, jax.Array]: ...
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, repr=False)
+class LinearCell(Cell):
+    """A cell that is linear in its state, elementwise: z_t = a_t * z_{t-1} + b_t.
+
+    a_t and b_t depend on the input alone, so that an associative scan computes all steps at once.
+    z is the state as one array, real or complex; ``pack`` and ``unpack`` lead there and back.
+    Make one with `linear_cell`, which derives ``step`` from the coefficients.
+    """
+
+    coefficients: CoefficientsFn = dataclasses.field(kw_only=True)
+    pack: Callable[[State], jax.Array] = dataclasses.field(kw_only=True)
+    unpack: Callable[[jax.Array], State] = dataclasses.field(kw_only=True)
+
+
+def linear_cell(
+    name: str,
+    init: InitFn,
+    initial_state: InitialStateFn,
+    coefficients: CoefficientsFn,
+    *,
+    project: ProjectFn = identity_projection,
+    read: ReadFn = read_hidden,
+    pack: Callable[[State], jax.Array] = lambda state: state.hidden,
+    unpack: Callable[[jax.Array], State] = HiddenState,
+    jacobian: JacobianFn | None = None,
+) -> LinearCell:
+    """The cell of z_t = a_t * z_{t-1} + b_t with (a_t, b_t) = coefficients(params, drive_t)."""
+
+    def step(params: Params, state: State, drive: Drive) -> tuple[State, jax.Array]:
+        multiplier, offset = coefficients(params, drive)
+        new = unpack(multiplier * pack(state) + offset)
+        return new, read(params, new, drive)
+
+    return LinearCell(
+        name,
+        init,
+        initial_state,
+        step,
+        project,
+        read,
+        jacobian,
+        coefficients=coefficients,
+        pack=pack,
+        unpack=unpack,
+    )
+
+
+def affine(cell: str, kernel: jax.Array, bias: jax.Array | None, x: jax.Array) -> jax.Array:
+    """``x @ kernel + bias`` for any leading axes of ``x``, the usual ``project`` of a cell.
 
     The input is cast to the dtype of the parameters, which decide the precision of the whole
     recurrence: otherwise float32 data would silently promote a bfloat16 network.
 
-    Its error is a ValueError if the parameters are not those of a cell with so many gates (with
-    shapes that happen to broadcast they would make a third network), or if the last axis of ``x``
-    is not the D of the kernel.
+    Raises:
+      ValueError: if the last axis of ``x`` is not the D of the kernel; names the cell.
     """
+    if x.ndim == 0 or x.shape[-1] != kernel.shape[0]:
+        raise ValueError(
+            f"{cell}: the input x has shape {x.shape}; its last axis must be the "
+            f"{kernel.shape[0]} features that the kernel was made for"
+        )
+    product = x.astype(kernel.dtype) @ kernel
+    return product if bias is None else product + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def packed_project(
+    cell: str, gates: int, *, recurrent_bias: bool = False, extra: tuple[str, ...] = ()
+) -> ProjectFn:
+    """The ``project`` of a packed-kernel cell, ``x @ kernel + bias``, shape (..., G * H).
+
+    Its error is a ValueError if the parameters are not those of a cell with so many gates and
+    such ``extra`` parameters (with shapes that happen to broadcast they would make a third
+    network), or if the last axis of ``x`` is not the D of the kernel.
+    """
+    names = {"kernel", "recurrent_kernel", "bias", *extra}
+    if recurrent_bias:
+        names.add("recurrent_bias")
 
     def project(params: Params, x: jax.Array) -> jax.Array:
-        kernel, recurrent_kernel = params["kernel"], params["recurrent_kernel"]
-        hidden_size = recurrent_kernel.shape[0]
-        width = gates * hidden_size
-        got = (kernel.shape[-1], *recurrent_kernel.shape, *params["bias"].shape)
-        if (
-            got != (width, hidden_size, width, width)
-            or ("recurrent_bias" in params) != recurrent_bias
-        ):
+        fits = set(params) == names
+        if fits:
+            kernel, recurrent_kernel = params["kernel"], params["recurrent_kernel"]
+            hidden_size = recurrent_kernel.shape[0]
+            width = gates * hidden_size
+            got = (kernel.shape[-1], *recurrent_kernel.shape, *params["bias"].shape)
+            fits = got == (width, hidden_size, width, width)
+        if not fits:
             shapes = {name: jax.numpy.shape(value) for name, value in params.items()}
             raise ValueError(f"{cell}: params with the shapes {shapes} are those of another cell")
-        if x.ndim == 0 or x.shape[-1] != kernel.shape[0]:
-            raise ValueError(
-                f"{cell}: the input x has shape {x.shape}; its last axis must be the "
-                f"{kernel.shape[0]} features that the kernel was made for"
-            )
-        bias = params["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
-        return x.astype(kernel.dtype) @ kernel + bias
+        return affine(cell, kernel, params["bias"], x)
 
     return project
 

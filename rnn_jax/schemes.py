@@ -83,12 +83,16 @@ def packed_init(
     *,
     keep: str | None = None,
     recurrent_bias: str | None = None,
+    extra: Callable[[jax.Array, Layout], dict[str, jax.Array]] | None = None,
+    default: Scheme | None = None,
 ) -> InitFn:
     """The ``init`` of a packed-kernel cell, with the fields of its `Layout`.
 
     It draws kernel (D, G * H), recurrent_kernel (H, G * H), bias (G * H,) and, where a gate has
-    a second bias inside the recurrence, recurrent_bias (H,). Its errors: ValueError if the
-    scheme makes no sense for the cell or a size is below 1, TypeError if the scheme is none.
+    a second bias inside the recurrence, recurrent_bias (H,); ``extra`` draws what else the cell
+    has (peepholes, say), whatever the scheme. Without a scheme it follows ``default``, the paper's
+    own, or else `orthogonal`. Its errors: ValueError if the scheme makes no sense for the cell or
+    a size is below 1, TypeError if the scheme is none.
     """
 
     def init(
@@ -99,23 +103,61 @@ def packed_init(
         scheme: Scheme | None = None,
         dtype: Any = None,
     ) -> Params:
-        scheme = orthogonal() if scheme is None else scheme
+        if scheme is None:
+            scheme = default or orthogonal()
         if not isinstance(scheme, Scheme):
             raise TypeError(f"{cell}: scheme must be a schemes.Scheme or None, got {scheme!r}")
-        dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
-        # Drawn in at least float32 and then cast: there is no QR in bfloat16.
-        wide = jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
+        dtype, wide = _dtypes(dtype)
         layout = Layout(cell, input_size, hidden_size, gates, keep, recurrent_bias, wide)
         scheme.check(layout)
         parts = ["kernel", "recurrent_kernel", "bias"]
         if recurrent_bias is not None:
             parts.append("recurrent_bias")
-        return {
-            part: getattr(scheme, part)(part_key, layout).astype(dtype)
-            for part, part_key in zip(parts, jax.random.split(key, len(parts)), strict=True)
+        keys = jax.random.split(key, len(parts))
+        params = {
+            part: getattr(scheme, part)(part_key, layout)
+            for part, part_key in zip(parts, keys, strict=True)
         }
+        if extra is not None:
+            params |= extra(jax.random.fold_in(key, len(parts)), layout)
+        return {part: value.astype(dtype) for part, value in params.items()}
 
     return init
+
+
+def own_init(cell: str, draw: Callable[[jax.Array, int, int, Any], Params]) -> InitFn:
+    """The ``init`` of a cell whose parameters no `Scheme` knows: that of its paper.
+
+    ``draw(key, input_size, hidden_size, dtype)`` draws in at least float32. The errors of the
+    result: ValueError for any scheme at all or for sizes below 1; names the cell.
+    """
+
+    def init(
+        key: jax.Array,
+        input_size: int,
+        hidden_size: int,
+        *,
+        scheme: Scheme | None = None,
+        dtype: Any = None,
+    ) -> Params:
+        if scheme is not None:
+            name = getattr(scheme, "name", scheme)
+            raise ValueError(
+                f"scheme {name}: makes no sense for the cell {cell}, whose parameters are not "
+                "packed kernels; without a scheme it follows its paper"
+            )
+        dtype, wide = _dtypes(dtype)
+        Layout(cell, input_size, hidden_size, (), None, None, wide)  # checks the sizes
+        params = draw(key, int(input_size), int(hidden_size), wide)
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+    return init
+
+
+def _dtypes(dtype: Any) -> tuple[Any, Any]:
+    """The dtype asked for, and the one to draw in: there is no QR in bfloat16."""
+    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    return dtype, jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
 
 
 # ---- The schemes of the literature --------------------------------------------------------------

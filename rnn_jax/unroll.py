@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnn_jax.base import Cell, Drive, Params, PyTree, State, check_positive
+from rnn_jax.base import Cell, Drive, Layer, Params, PyTree, State, check_positive
 
 
 class Trajectory(NamedTuple):
@@ -85,7 +85,7 @@ def advance(
 
 
 def unroll(
-    cell: Cell,
+    cell: Cell | Layer,
     params: Params,
     xs: jax.Array,
     *,
@@ -102,7 +102,7 @@ def unroll(
     Under ``jit``, trajectories that nobody reads cost nothing. Batch with ``vmap``.
 
     Args:
-      cell: any `Cell`.
+      cell: any `Cell`, or a `Layer`, which takes the same options.
       params: its parameters.
       xs: the inputs, shape (T, D), in any floating dtype; the parameters' dtype decides.
       state: the state before the first step; by default ``cell.initial_state(params)``.
@@ -136,6 +136,18 @@ def unroll(
     >>> state._fields, trajectory.outputs.shape
     (('hidden', 'cell'), (6, 4))
     """
+    if isinstance(cell, Layer):
+        return cell.unroll(
+            params,
+            xs,
+            state=state,
+            mask=mask,
+            reset=reset,
+            reverse=reverse,
+            taps=taps,
+            segment=segment,
+            unroll=unroll,
+        )
     state, steps, length = prepare(cell, params, xs, state, mask, reset, reverse, taps)
     size = _segment_size(segment, length)
     scan = _scanner(cell, params, reverse, check_positive("unroll", unroll))

@@ -74,21 +74,41 @@ def gru_step(reset):
     return step
 
 
-def sequence(step, parts=1):
-    """A reference from one step and the number of (H,) vectors in its state, zero at first."""
+def zeros_like_hidden(parts):
+    """The usual initial state: so many zero vectors (H,)."""
+    return lambda params: (np.zeros(params["recurrent_kernel"].shape[0]),) * parts
+
+
+def float64(tree):
+    """A (nested) dict of parameters, or an array, in float64 NumPy."""
+    if isinstance(tree, dict):
+        return {name: float64(value) for name, value in tree.items()}
+    return np.asarray(tree, np.float64)
+
+
+def sequence(step, parts=1, *, initial=None, output=None):
+    """A reference from one step.
+
+    Args:
+      step: (params, state, x) -> (state, output), with a tuple as state.
+      parts: the number of (H,) vectors in the state, zero at first; or else
+      initial: the initial state from the parameters, a tuple of arrays.
+      output: the output of a masked step, zeros of the shape of an output, from the parameters;
+        by default shaped like the first part of the state.
+    """
+    initial = initial or zeros_like_hidden(parts)
+    output = output or (lambda params: np.zeros_like(initial(params)[0]))
 
     def run(params, xs, state=None, mask=None, reset=None, reverse=False):
-        params = {name: np.asarray(value, np.float64) for name, value in params.items()}
-        xs = np.asarray(xs, np.float64)
-        size = params["recurrent_kernel"].shape[0]
-        initial = (np.zeros(size),) * parts
-        state = initial if state is None else tuple(np.asarray(s, np.float64) for s in state)
-        states, outputs = [None] * len(xs), [np.zeros(size)] * len(xs)
+        params, xs = float64(params), np.asarray(xs, np.float64)
+        first = initial(params)
+        state = first if state is None else tuple(np.asarray(s, np.float64) for s in state)
+        states, outputs = [None] * len(xs), [output(params)] * len(xs)
         for t in reversed(range(len(xs))) if reverse else range(len(xs)):
             # A new sequence begins at t: read backwards, one has ended before t - 1 is read.
             border = t + 1 if reverse else t
             if reset is not None and border < len(xs) and reset[border]:
-                state = initial
+                state = first
             if mask is None or mask[t]:
                 state, outputs[t] = step(params, state, xs[t])
             states[t] = state

@@ -7,26 +7,43 @@ import contract
 import jax
 import jax.numpy as jnp
 import pytest
+import reference_dynamics
+import reference_gated
+import reference_linear
+import reference_lstm
 from contract import LAWS, Case, verify_cell
 from reference import REFERENCES
 
 from rnn_jax import CELLS, Cell, HiddenState, Trajectory, elman, gru, lstm, unroll
-from rnn_jax.cells import ACTIVATIONS
+from rnn_jax.cells import ACTIVATIONS, lookup
 from rnn_jax.combinators import batched
 
 OPTIONS = {
     "elman": [{"activation": name} for name in ACTIVATIONS],
-    "lstm": [{}],
     "gru": [{"reset": "after"}, {"reset": "before"}],
 }
-"""All the options of every factory. A new cell needs an entry here, and a reference."""
+"""The options of a factory that make different cells; none by default."""
+
+CASE_OPTIONS = {}
+"""What a `Case` of a cell needs beside its reference, by the name of the cell."""
+
+for family in (reference_gated, reference_lstm, reference_linear, reference_dynamics):
+    REFERENCES |= family.REFERENCES
+    OPTIONS |= family.OPTIONS
+    CASE_OPTIONS |= family.CASE_OPTIONS
 
 REGISTERED = [
-    Case(cell, REFERENCES[cell.name], remake=functools.partial(CELLS[name], **options))
+    Case(
+        cell,
+        REFERENCES[cell.name],
+        remake=functools.partial(lookup, name, options),
+        **CASE_OPTIONS.get(cell.name, {}),
+    )
     for name in CELLS
-    for options in OPTIONS[name]
-    for cell in [CELLS[name](**options)]
+    for options in OPTIONS.get(name, [{}])
+    for cell in [lookup(name, options)]
 ]
+"""Every cell that the factories make. A new one needs a reference, in a file like those above."""
 
 
 def observer():
@@ -55,16 +72,28 @@ OTHERS = [
 ]
 
 
-# One equation with another function in it.
-SLOW = {"elman_sigmoid", "elman_identity"}
-CASES = [
-    pytest.param(case, id=case.cell.name, marks=pytest.mark.slow if case.cell.name in SLOW else ())
-    for case in REGISTERED + OTHERS
-]
+THOROUGH = {"elman", "elman_relu", "lstm", "gru", "gru_before", "batched(elman)", "observer"}
+"""The cells under every law in the quick tests too. `unroll` does the same to all of them."""
+ESSENTIAL = {
+    "the_state_keeps_its_kind",
+    "a_cell_is_a_scan_body",
+    "read_repeats_the_output",
+    "unroll_matches_the_reference",
+    "derivatives_agree",
+    "the_closed_jacobian_is_the_derivative",
+}
+"""The laws that a new equation may break by itself: in the quick tests for every cell."""
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def checks():
+    for case in REGISTERED + OTHERS:
+        for law in LAWS:
+            quick = case.cell.name in THOROUGH or law.__name__ in ESSENTIAL
+            marks = () if quick else pytest.mark.slow
+            yield pytest.param(law, case, id=f"{law.__name__}-{case.cell.name}", marks=marks)
+
+
+@pytest.mark.parametrize(("law", "case"), checks())
 def test_law(law, case):
     law(case)
 

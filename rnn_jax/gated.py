@@ -1,0 +1,120 @@
+"""The usual packed-kernel cell from its equations alone."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax.base import (
+    Cell,
+    Drive,
+    HiddenState,
+    Params,
+    ReadFn,
+    State,
+    check_positive,
+    packed_project,
+    read_hidden,
+)
+from rnn_jax.schemes import Layout, Scheme, packed_init
+
+Equations = Callable[[Params, State, Drive], State]
+"""The new state from the old one and the drive x_t W + b."""
+
+
+def gated_cell(
+    gates: int | Sequence[str],
+    *,
+    name: str | None = None,
+    state: Callable[..., State] = HiddenState,
+    keep: str | int | None = None,
+    recurrent_bias: str | int | None = None,
+    extra: Callable[[jax.Array, Layout], dict[str, jax.Array]] | None = None,
+    extra_names: tuple[str, ...] = (),
+    scheme: Scheme | None = None,
+    read: ReadFn = read_hidden,
+    jacobian: Callable[..., jax.Array] | None = None,
+) -> Callable[[Equations], Cell]:
+    """A decorator that makes a `Cell` of its equations, ``(params, state, drive) -> state``.
+
+    It supplies what every packed-kernel cell has: ``project``, x_t W + b of all gates at once;
+    ``init`` under every scheme; a zero initial state; a ``read`` that shows the hidden vector.
+
+    Parameters: ``kernel`` W (D, G * H), ``recurrent_kernel`` U (H, G * H), ``bias`` b (G * H,).
+    State: a NamedTuple with a field ``hidden``, every field (H,).
+
+    Args:
+      gates: the names of the G gates in the order in which they are packed, or only their number.
+      name: of the cell; by default that of the function.
+      state: the NamedTuple of the state.
+      keep: the gate that keeps the state when it saturates, where a scheme puts a forget bias.
+      recurrent_bias: the gate with a second bias inside the recurrence, ``recurrent_bias`` (H,).
+      extra: draws further parameters from a key and the `Layout`, with the names
+      extra_names: for the check that parameters are those of this cell.
+      scheme: the initialisation of the paper, when ``init`` is given none.
+      read: y_t as a function of the new state, by default its hidden vector.
+      jacobian: the closed form, where the paper gives one.
+
+    Raises:
+      ValueError, TypeError: for no gate at all, or one named that does not exist.
+
+    >>> import jax, jax.numpy as jnp, rnn_jax
+    >>> @rnn_jax.gated_cell(gates=("update", "candidate"), keep="update")
+    ... def tiny(params, state, drive):
+    ...     z, n = jnp.split(drive + state.hidden @ params["recurrent_kernel"], 2)
+    ...     z = jax.nn.sigmoid(z)
+    ...     return rnn_jax.HiddenState(z * state.hidden + (1 - z) * jnp.tanh(n))
+    >>> params = tiny.init(jax.random.key(0), 3, 8, scheme=rnn_jax.schemes.orthogonal(1.0, 2.0))
+    >>> rnn_jax.unroll(tiny, params, jnp.ones((5, 3)))[1].outputs.shape
+    (5, 8)
+    """
+    if isinstance(gates, str):
+        raise TypeError(f"gates must be a number or a sequence of names, got {gates!r}")
+    if not isinstance(gates, Sequence):
+        gates = tuple(f"gate_{i}" for i in range(check_positive("gates", gates)))
+    gates = tuple(gates)
+    if not gates:
+        raise ValueError("gated_cell: a cell needs at least one gate")
+    keep = _gate("keep", keep, gates)
+    recurrent_bias = _gate("recurrent_bias", recurrent_bias, gates)
+
+    def make(equations: Equations) -> Cell:
+        label = name or equations.__name__
+
+        def initial_state(params: Params) -> State:
+            zeros = jnp.zeros_like(params["recurrent_kernel"][:, 0])
+            return state(*[zeros] * len(state._fields))  # type: ignore[attr-defined]
+
+        def step(params: Params, state: State, drive: Drive) -> tuple[State, jax.Array]:
+            new = equations(params, state, drive)
+            return new, read(params, new, drive)
+
+        return Cell(
+            label,
+            packed_init(
+                label,
+                gates,
+                keep=keep,
+                recurrent_bias=recurrent_bias,
+                extra=extra,
+                default=scheme,
+            ),
+            initial_state,
+            step,
+            packed_project(
+                label, len(gates), recurrent_bias=recurrent_bias is not None, extra=extra_names
+            ),
+            read,
+            jacobian,
+        )
+
+    return make
+
+
+def _gate(option: str, gate: Any, gates: tuple[str, ...]) -> str | None:
+    if isinstance(gate, int) and not isinstance(gate, bool) and 0 <= gate < len(gates):
+        return gates[gate]
+    if gate is not None and gate not in gates:
+        raise ValueError(f"gated_cell: {option} must be one of the gates {gates}, got {gate!r}")
+    return gate

@@ -62,6 +62,12 @@ class ProjectFn(Protocol):
     def __call__(self, params: Params, x: jax.Array, /) -> Drive: ...
 
 
+class PrepareFn(Protocol):
+    """What depends on the parameters alone, computed once for all the steps of a sequence."""
+
+    def __call__(self, params: Params, /) -> Params: ...
+
+
 class ReadFn(Protocol):
     """The output as a function of the *new* state, y_t = g(s_t, drive_t)."""
 
@@ -86,6 +92,11 @@ def identity_projection(params: Params, x: jax.Array) -> Drive:
     return x
 
 
+def no_preparation(params: Params) -> Params:
+    """The parameters as they are, of a cell whose steps share no other work."""
+    return params
+
+
 def read_hidden(params: Params, state: Any, drive: Drive) -> jax.Array:
     """The output of a cell that shows its hidden vector: y_t = h_t."""
     del params, drive
@@ -106,6 +117,14 @@ class Cell:
     A cell is a static pytree: it passes through ``jit``, ``vmap`` and ``scan`` like a constant.
     Factories are memoised, so equal options give the same cell and hit the same jit cache.
 
+    Where all steps need the same costly function of the parameters (an orthogonal matrix, say),
+    ``prepare_params`` puts its value into the parameters, and everything that takes parameters
+    accepts them prepared or not, with the same result. `unroll` prepares them once per sequence.
+
+    ``space`` are the axes of one input before its features: (B,) for a batch as one state, the
+    height and width of images. A ``stochastic`` cell draws masks from keys that come with its
+    inputs, see `combinators.keyed`. ``parts`` are the cells that a stack is made of.
+
     >>> import functools, jax, jax.numpy as jnp, rnn_jax
     >>> cell = rnn_jax.gru()
     >>> params = cell.init(jax.random.key(0), 3, 5)
@@ -122,6 +141,10 @@ class Cell:
     project: ProjectFn = identity_projection
     read: ReadFn = read_hidden
     jacobian: JacobianFn | None = None
+    prepare_params: PrepareFn = no_preparation
+    space: tuple[int, ...] = ()
+    stochastic: bool = False
+    parts: tuple["Cell", ...] = ()
 
     def __call__(self, params: Params, state: State, x: jax.Array) -> tuple[State, jax.Array]:
         """One step from the raw input: ``(state, output)``, the order of ``lax.scan``."""
@@ -144,11 +167,14 @@ class Layer:
 
     Unlike a `Cell` it need not be causal (it may read in both directions), so it has no step.
     `rnn_jax.unroll` takes a layer as it takes a cell; every cell serves where a layer is asked for.
+    ``parts`` are the cells and layers that it is made of.
     """
 
     name: str
     init: InitFn
     unroll: UnrollFn
+    stochastic: bool = False
+    parts: tuple["Cell | Layer", ...] = ()
 
     def __repr__(self) -> str:
         return f"<Layer {self.name}>"
@@ -165,8 +191,11 @@ class CoefficientsFn(Protocol):
 class LinearCell(Cell):
     """A cell that is linear in its state, elementwise: z_t = a_t * z_{t-1} + b_t.
 
-    a_t and b_t depend on the input alone, so that an associative scan computes all steps at once.
-    z is the state as one array, real or complex; ``pack`` and ``unpack`` lead there and back.
+    a_t and b_t depend on the input alone, so that an associative scan computes all steps at once,
+    see `rnn_jax.unroll_parallel`. z is the state as one array, real or complex; ``pack`` and
+    ``unpack``, which are linear over the real numbers, lead there and back. A step is computed in
+    the dtype of the coefficients, which may be wider than that of the state, and rounded to the
+    latter: in bfloat16 there is nothing between a multiplier of 0.996 and 1, and nothing complex.
     Make one with `linear_cell`, which derives ``step`` from the coefficients.
     """
 
@@ -191,7 +220,8 @@ def linear_cell(
 
     def step(params: Params, state: State, drive: Drive) -> tuple[State, jax.Array]:
         multiplier, offset = coefficients(params, drive)
-        new = unpack(multiplier * pack(state) + offset)
+        new = unpack(multiplier * pack(state).astype(multiplier.dtype) + offset)
+        new = jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), new, state)
         return new, read(params, new, drive)
 
     return LinearCell(
@@ -227,9 +257,18 @@ def affine(cell: str, kernel: jax.Array, bias: jax.Array | None, x: jax.Array) -
 
 
 def packed_project(
-    cell: str, gates: int, *, recurrent_bias: bool = False, extra: tuple[str, ...] = ()
+    cell: str,
+    gates: int,
+    *,
+    recurrent_bias: bool = False,
+    extra: tuple[str, ...] = (),
+    recurrent_size: int | None = None,
+    transform: Callable[[Params, jax.Array], jax.Array] | None = None,
 ) -> ProjectFn:
     """The ``project`` of a packed-kernel cell, ``x @ kernel + bias``, shape (..., G * H).
+
+    ``recurrent_size`` is the number of rows of the recurrent kernel where that is not H;
+    ``transform(params, x @ kernel)`` is what the bias is added to where that is not the product.
 
     Its error is a ValueError if the parameters are not those of a cell with so many gates and
     such ``extra`` parameters (with shapes that happen to broadcast they would make a third
@@ -243,16 +282,44 @@ def packed_project(
         fits = set(params) == names
         if fits:
             kernel, recurrent_kernel = params["kernel"], params["recurrent_kernel"]
-            hidden_size = recurrent_kernel.shape[0]
+            hidden_size = kernel.shape[-1] // gates
             width = gates * hidden_size
             got = (kernel.shape[-1], *recurrent_kernel.shape, *params["bias"].shape)
-            fits = got == (width, hidden_size, width, width)
+            fits = got == (width, recurrent_size or hidden_size, width, width)
         if not fits:
-            shapes = {name: jax.numpy.shape(value) for name, value in params.items()}
-            raise ValueError(f"{cell}: params with the shapes {shapes} are those of another cell")
-        return affine(cell, kernel, params["bias"], x)
+            raise foreign_params(cell, params)
+        if transform is None:
+            return affine(cell, kernel, params["bias"], x)
+        product = transform(params, affine(cell, kernel, None, x))
+        return product + params["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
 
     return project
+
+
+def foreign_params(cell: str, params: Params) -> ValueError:
+    """The error of a cell that was given the parameters of another one."""
+    shapes = {name: jax.numpy.shape(value) for name, value in params.items()}
+    return ValueError(f"{cell}: params with the shapes {shapes} are those of another cell")
+
+
+def check_interval(
+    names: tuple[str, str],
+    ends: tuple[jax.typing.ArrayLike, jax.typing.ArrayLike],
+    within: tuple[float, float],
+) -> None:
+    """The ends of an interval must increase and lie within others; traced ones cannot be looked at.
+
+    Raises:
+      ValueError: otherwise; names the arguments and what came.
+    """
+    if any(isinstance(end, jax.core.Tracer) for end in ends):
+        return
+    low, high = (np.asarray(end) for end in ends)
+    if not np.all((within[0] <= low) & (low < high) & (high <= within[1])):
+        raise ValueError(
+            f"{names[0]} and {names[1]} must satisfy {within[0]:g} <= {names[0]} < {names[1]} "
+            f"<= {within[1]:g}, got {ends[0]} and {ends[1]}"
+        )
 
 
 def check_positive(name: str, value: int) -> int:
@@ -266,3 +333,17 @@ def check_positive(name: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
     return int(value)
+
+
+def check_number(name: str, value: float, *, zero: bool = True) -> float:
+    """The argument as a float, if it is a finite number above 0 or, unless ``zero`` is off, 0.
+
+    Raises:
+      TypeError, ValueError: otherwise; names the argument and what came.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not (np.isfinite(value) and (value > 0 or (zero and value == 0))):
+        bound = "at least 0" if zero else "above 0"
+        raise ValueError(f"{name} must be finite and {bound}, got {value}")
+    return float(value)

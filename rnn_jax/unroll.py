@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from rnn_jax.base import Cell, Drive, Layer, Params, PyTree, State, check_positive
+from rnn_jax.stochastic import for_cell
 
 
 class Trajectory(NamedTuple):
@@ -252,7 +253,7 @@ def prepare(
         )
     if not isinstance(reverse, bool):
         raise TypeError(f"reverse must be a bool, got {reverse!r}")
-    xs = jax.tree.map(jnp.asarray, xs)
+    xs = jax.tree.map(jnp.asarray, for_cell(cell, xs))
     shapes = [leaf.shape for leaf in jax.tree.leaves(xs)]
     if () in shapes or len({shape[0] for shape in shapes}) != 1:
         raise ValueError(f"xs must have one leading time axis, got shapes {shapes}")
@@ -269,12 +270,18 @@ def prepare(
         )
         _check_like("taps", taps, over_time, cell)
     if mask is not None:
-        xs = jax.vmap(_select)(mask, xs, jax.tree.map(jnp.zeros_like, xs))
+        xs = jax.vmap(_select)(mask, xs, jax.tree.map(_zeros_like, xs))
     if reset is not None and reverse:
         # A border before step t lies, read backwards, before step t - 1.
         reset = jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
     _check_step(cell, params, state, xs)
     return state, Steps(xs, mask, reset, taps), length
+
+
+def _zeros_like(leaf: jax.Array) -> jax.Array:
+    """Zeros; the keys of padding stay as they are, since nothing reads what is drawn with them."""
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return leaf if is_key else jnp.zeros_like(leaf)
 
 
 def _select(flag: jax.Array, first: PyTree, second: PyTree) -> PyTree:
@@ -287,6 +294,8 @@ _Scan = Callable[[State, Steps], tuple[State, Trajectory]]
 
 def _scanner(cell: Cell, params: Params, reverse: bool, unroll: int) -> _Scan:
     """The scan over some steps; all of their inputs are projected at once."""
+    # Here rather than in the step: a scan differentiates what is constant in it at every step.
+    params = cell.prepare_params(params)
 
     def scan(state: State, steps: Steps) -> tuple[State, Trajectory]:
         def body(state: State, step: tuple[Drive, Steps]) -> tuple[State, Trajectory]:

@@ -19,7 +19,12 @@ from rnn_jax.cells import ACTIVATIONS, lookup
 from rnn_jax.combinators import batched
 
 OPTIONS = {
-    "elman": [{"activation": name} for name in ACTIVATIONS],
+    "elman": [
+        *({"activation": name} for name in ACTIVATIONS),
+        {"residual": True},
+        {"leak": 0.4},
+        {"activation": "relu", "residual": True, "leak": 0.4},
+    ],
     "gru": [{"reset": "after"}, {"reset": "before"}],
 }
 """The options of a factory that make different cells; none by default."""
@@ -93,7 +98,7 @@ def checks():
             yield pytest.param(law, case, id=f"{law.__name__}-{case.cell.name}", marks=marks)
 
 
-@pytest.mark.parametrize(("law", "case"), checks())
+@pytest.mark.parametrize(("law", "case"), list(checks()))
 def test_law(law, case):
     law(case)
 

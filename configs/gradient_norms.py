@@ -1,8 +1,9 @@
-"""Configuration of the gradient-norm experiment: default, smoke (seconds) and paper."""
+"""Configuration of the gradient-norm experiment: default, smoke (seconds), paper and zoo."""
 
 import ml_collections
 
 from experiments.launch import select_variant
+from rnn_jax.cells import CELLS
 
 
 def default() -> ml_collections.ConfigDict:
@@ -21,7 +22,8 @@ def default() -> ml_collections.ConfigDict:
     config.input_size = 16  # of the white noise and of embedded characters
     config.data = ""  # the user's own file, added to the inputs
 
-    config.scheme = "orthogonal"
+    config.losses = ("readout", "last_step", "mean_over_steps")
+    config.scheme = "orthogonal"  # or "own": each cell's paper's
     config.gain = 1.0
     # Jozefowicz, Zaremba and Sutskever (2015); for the GRU the same of its update gate.
     config.forget_bias = ml_collections.ConfigDict({"lstm": 1.0, "gru": 1.0})
@@ -58,6 +60,19 @@ def paper() -> ml_collections.ConfigDict:
     return config
 
 
+def zoo() -> ml_collections.ConfigDict:
+    """Every cell as its own paper initialises it, sorted by the half-life of its gradient."""
+    config = default()
+    config.cells = tuple(CELLS)
+    config.scheme = "own"
+    config.batch = 8
+    config.inputs = ("white_noise",)
+    config.losses = ("readout",)
+    config.presets = ()
+    config.lengths = ()
+    return config
+
+
 def get_config(variant: str = "default") -> ml_collections.ConfigDict:
     """The configuration of a variant."""
-    return select_variant({"default": default, "smoke": smoke, "paper": paper}, variant)
+    return select_variant({"default": default, "smoke": smoke, "paper": paper, "zoo": zoo}, variant)

@@ -27,6 +27,7 @@ PALETTE = (
 )
 CELL_COLOURS = {"elman": PALETTE[0], "lstm": PALETTE[1], "gru": PALETTE[2]}
 CELL_LABELS = {"elman": "vanilla RNN", "lstm": "LSTM", "gru": "GRU"}
+"""What a person writes for a registered name, where it is not the name itself."""
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -79,6 +80,69 @@ def panels(
     figure.suptitle(textwrap.fill(title, int(11 * size[0])), fontsize=11, x=0.01, ha="left")
     axes = figure.subplots(1, columns, sharey=share_y, squeeze=False)[0]
     return figure, list(axes)
+
+
+def ranked_decays(
+    names: Sequence[str], slopes: np.ndarray, decays: np.ndarray, *, title: str, floor: float
+) -> Figure:
+    """Rows from the bottom up: half-lives on a log axis, and ln-ratios against lag as colours.
+
+    ``slopes`` (n, 2) are nats per step and their standard error, ``decays`` (n, lags) the
+    logarithm of the gradient relative to that at lag 0. Colours end at ``floor``.
+    """
+    figure = Figure(figsize=(9.6, 1.6 + 0.24 * len(names)), layout="constrained")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.25))
+    rows = np.arange(len(names))
+    slope, error = slopes.T
+    falls = slope < 0
+    half_life = np.log(2) / -np.where(falls, slope, np.nan)
+    spread = half_life * np.nan_to_num(error / np.abs(slope))
+    left.errorbar(half_life, rows, xerr=spread, fmt="o", color=PALETTE[1], markersize=4)
+    left.set_xscale("log")
+    for row, value in zip(rows, half_life, strict=True):
+        if np.isfinite(value):
+            left.annotate(
+                f"{value:.3g}",
+                (value, row),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+                color="#444444",
+            )
+        else:
+            text = "exactly zero" if np.isnan(slope[row]) else "grows"
+            left.annotate(
+                text,
+                (1, row),
+                (-4, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+                ha="right",
+                fontsize=7,
+                color="#444444",
+            )
+    left.margins(x=0.2)
+    left.set_yticks(rows, names)
+    left.set(xlabel="gradient half-life (steps)", ylim=(-0.7, len(names) - 0.3))
+    top = max(1.0, float(np.nanmax(np.where(np.isfinite(decays), decays, np.nan))))
+    colours = mpl.colormaps["viridis"].with_extremes(bad="#000000")
+    image = right.imshow(
+        np.where(np.isfinite(decays), decays, floor),
+        aspect="auto",
+        origin="lower",
+        cmap=colours,
+        vmin=floor,
+        vmax=top,
+        interpolation="nearest",
+    )
+    right.set(xlabel="lag $T - t$ (steps)")
+    right.grid(visible=False)
+    bar = figure.colorbar(image, ax=right, extend="min", pad=0.02)
+    bar.set_label(r"$\ln\,\|\partial L/\partial s_t\|$ relative to lag 0 (nats)")
+    return figure
 
 
 def band(axes: Axes, x: np.ndarray, samples: np.ndarray, **style: Any) -> None:

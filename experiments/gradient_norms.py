@@ -35,6 +35,7 @@ SCHEMES: Mapping[str, Callable[..., schemes.Scheme]] = {
     "gaussian": schemes.gaussian,
     "identity": schemes.identity,
 }
+OWN_SCHEME = "own"  # that of the cell's paper, which is its `init` without a scheme
 TRAJECTORY_THEORY: Mapping[str, tuple[str, Callable[..., jax.Array]]] = {
     "elman": ("sigma bound", theory.vanilla_bound),
     "lstm": ("product of forget gates", theory.forget_path),
@@ -51,18 +52,30 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise ValueError(f"config.{field} must be at least 1, got {config[field]}")
     if config.steps < 8:
         raise ValueError(f"config.steps must be at least 8 to fit a slope, got {config.steps}")
+    losses = set(gradient_norms_report.LOSSES)
+    if "readout" not in config.losses or not losses.issuperset(config.losses):
+        raise ValueError(
+            f"config.losses must be 'readout' and any of {sorted(losses - {'readout'})}, "
+            f"got {list(config.losses)}"
+        )
     for field in ("lengths", "horizons"):
         values = list(config[field])
         positive = all(type(value) is int and value > 0 for value in values)
-        if not values or not positive or values != sorted(set(values)):
+        if (not values and field != "lengths") or not positive or values != sorted(set(values)):
             raise ValueError(f"config.{field} must be increasing integers above 0, got {values}")
     for field, known in {"cells": CELLS, "presets": schemes.PRESETS, "inputs": SOURCES}.items():
         names = list(config[field])
         if (not names and field != "presets") or len(set(names)) < len(names):
             raise ValueError(f"config.{field} must be one or more different names, got {names}")
         for name in names:
-            _known(field, name, known)
-    _known("scheme", config.scheme, SCHEMES)
+            if ":" not in name:  # else it is a cell of the user's own module
+                _known(field, name, known)
+    for name in config.cells:
+        try:
+            cell_of(config, name)
+        except ValueError as error:
+            raise ValueError(f"config.cells: {error}") from error
+    _known("scheme", config.scheme, (*SCHEMES, OWN_SCHEME))
     _known("elman_activation", config.elman_activation, ACTIVATIONS)
     _known("gru_reset", config.gru_reset, ("after", "before"))
     if config.seed < 0:
@@ -76,24 +89,23 @@ def validate(config: ml_collections.ConfigDict) -> None:
         field = "inputs" if name in SOURCES else "data"
         try:
             supply = source_of(config, name)
-            supply.sample(np.random.default_rng(0), 1, max(config.steps, *config.lengths))
+            supply.sample(np.random.default_rng(0), 1, max(config.steps, *config.lengths, 1))
         except (ValueError, OSError) as error:
             raise ValueError(f"config.{field}: {error}") from error
 
 
 def units(config: ml_collections.ConfigDict) -> list[str]:
     """One unit for each curve against lag, each sweep of lengths and each library's preset."""
-    pairs = [(name, cell) for name in input_names(config) for cell in config.cells]
-    return (
-        [f"lag.{name}.{cell}" for name, cell in pairs]
-        + [f"length.{name}.{cell}" for name, cell in pairs]
-        + [f"preset.{preset}.{cell}" for preset in config.presets for cell in config.cells]
-    )
+    name_of = gradient_norms_report.unit_name
+    kinds = ["lag", "length"] if config.lengths else ["lag"]
+    inputs = [(kind, name) for kind in kinds for name in input_names(config)]
+    presets = [("preset", preset) for preset in config.presets]
+    return [name_of(kind, of, cell) for kind, of in inputs + presets for cell in config.cells]
 
 
 def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarray]:
     """The raw arrays of one unit, leading axis seeds."""
-    kind, name, cell = unit.split(".")
+    kind, name, cell = gradient_norms_report.unit_parts(unit)
     results: Mapping[str, Any]
     if kind == "length":
         results = _lengths(config, name, cell)
@@ -135,27 +147,32 @@ def cell_of(config: ml_collections.ConfigDict, name: str) -> Cell:
     return lookup(name, options.get(name))
 
 
-def scheme_of(config: ml_collections.ConfigDict, name: str) -> schemes.Scheme:
+def scheme_of(config: ml_collections.ConfigDict, name: str) -> schemes.Scheme | None:
     """The initialisation of a cell: the forget bias is for those that are listed with one."""
+    if config.scheme == OWN_SCHEME:
+        return None
     return SCHEMES[config.scheme](config.gain, config.forget_bias.get(name, 0.0))
 
 
 def _lags(
-    config: ml_collections.ConfigDict, name: str, cell: str, scheme: schemes.Scheme
+    config: ml_collections.ConfigDict, name: str, cell: str, scheme: schemes.Scheme | None
 ) -> dict[str, jax.Array]:
-    """ln ||dL/ds_t|| of three losses and the theory along the way: (seeds, batch, steps + 1)."""
+    """ln ||dL/ds_t|| of each loss and the theory along the way: (seeds, batch, steps + 1)."""
     params, xs, rngs = _replicas(config, name, cell, scheme, config.steps)
-    size = config.hidden_size
-    readouts = np.stack([_unit_vectors(rng, config.batch, size) for rng in rngs])
-    shape = (config.steps, config.batch, size)
+    made = cell_of(config, cell)
+    shape = _output_shape(made, params, xs)
+    readouts = np.stack([_unit_vectors(rng, config.batch, shape) for rng in rngs])
+    shape = (config.steps, config.batch, *shape)
     targets = np.stack([rng.standard_normal(shape, np.float32) for rng in rngs])
-    return _lag_program(cell_of(config, cell), cell, config.elman_activation)(
-        params, xs, readouts, targets
-    )
+    theory_of = cell if scheme is not None else ""  # its assumptions are those of the schemes
+    program = _lag_program(made, theory_of, config.elman_activation, tuple(config.losses))
+    return program(params, xs, readouts, targets)
 
 
 @functools.cache
-def _lag_program(cell: Cell, name: str, activation: str) -> Callable[..., dict[str, jax.Array]]:
+def _lag_program(
+    cell: Cell, name: str, activation: str, losses: tuple[str, ...]
+) -> Callable[..., dict[str, jax.Array]]:
     def sample(
         params: Params, xs: jax.Array, readout: jax.Array, targets: jax.Array
     ) -> dict[str, jax.Array]:
@@ -163,11 +180,12 @@ def _lag_program(cell: Cell, name: str, activation: str) -> Callable[..., dict[s
             return jnp.mean((outputs - targets) ** 2, axis=-1)
 
         flow = functools.partial(gradient_flow, cell, params, xs)
-        results = {
-            "readout": flow(readout).log_norm,
-            "last_step": flow(loss=lambda outputs: error(outputs)[-1]).log_norm,
-            "mean_over_steps": flow(loss=lambda outputs: jnp.mean(error(outputs))).log_norm,
+        of_loss: Mapping[str, Callable[[], Any]] = {
+            "readout": lambda: flow(readout),
+            "last_step": lambda: flow(loss=lambda outputs: error(outputs)[-1]),
+            "mean_over_steps": lambda: flow(loss=lambda outputs: jnp.mean(error(outputs))),
         }
+        results = {loss: of_loss[loss]().log_norm for loss in losses}
         if name in TRAJECTORY_THEORY:
             label, along = TRAJECTORY_THEORY[name]
             options = {"activation": activation} if name == "elman" else {}
@@ -185,12 +203,11 @@ def _lengths(config: ml_collections.ConfigDict, name: str, cell: str) -> dict[st
     """Gradients against T: per sample at s_0, and of the parameters for a loss of the batch."""
     longest = max(config.lengths)
     params, xs, rngs = _replicas(config, name, cell, scheme_of(config, cell), longest)
-    size = config.hidden_size
-    readouts = np.stack([_unit_vectors(rng, config.batch, size) for rng in rngs])
-    targets = np.stack([rng.standard_normal((config.batch, size), np.float32) for rng in rngs])
-    program = _length_program(
-        cell_of(config, cell), config.batch, tuple(config.horizons), config.tangents
-    )
+    made = cell_of(config, cell)
+    shape = _output_shape(made, params, xs)
+    readouts = np.stack([_unit_vectors(rng, config.batch, shape) for rng in rngs])
+    targets = np.stack([rng.standard_normal((config.batch, *shape), np.float32) for rng in rngs])
+    program = _length_program(made, config.batch, tuple(config.horizons), config.tangents)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
     lengths = np.tile(np.array(config.lengths), (config.seeds, 1))
     return program(params, xs, readouts, targets, keys, lengths)
@@ -232,7 +249,7 @@ def _length_program(
 
 def _closed_forms(config: ml_collections.ConfigDict, name: str, cell: str) -> dict[str, np.ndarray]:
     """Theory that needs no trajectory, (steps + 1,)."""
-    if cell != "elman":
+    if cell != "elman" or config.scheme == OWN_SCHEME:
         return {}
     forms = {"theory: g^k": np.asarray(theory.gain_power(config.gain, config.steps))}
     independent = name in ("white_noise", "python_docs")  # nearly so: characters are embedded
@@ -244,30 +261,44 @@ def _closed_forms(config: ml_collections.ConfigDict, name: str, cell: str) -> di
 
 
 def _replicas(
-    config: ml_collections.ConfigDict, name: str, cell: str, scheme: schemes.Scheme, length: int
+    config: ml_collections.ConfigDict,
+    name: str,
+    cell: str,
+    scheme: schemes.Scheme | None,
+    length: int,
 ) -> tuple[Params, np.ndarray, list[np.random.Generator]]:
     """Parameters and inputs (seeds, T, B, D) of all replicas, and a random stream for each.
 
-    They depend on the seed and the replica alone: the same for every cell, order and restart.
+    They depend on the seed and the replica alone: the same for every cell, order and restart. A
+    cell over space reads a sequence of its own at every point, (seeds, T, B, *space, D).
     """
-    supply = source_of(config, name)
+    supply, made = source_of(config, name), cell_of(config, cell)
     streams = [
         [np.random.default_rng([config.seed, replica, use]) for use in (INPUTS, READOUTS)]
         for replica in range(config.seeds)
     ]
-    xs = np.stack([supply.sample(inputs, config.batch, length) for inputs, _ in streams])
+    batch = config.batch * int(np.prod(made.space))
+    xs = np.stack([supply.sample(inputs, batch, length) for inputs, _ in streams])
+    xs = xs.reshape(*xs.shape[:2], config.batch, *made.space, xs.shape[-1])
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
 
     def draw(key: jax.Array) -> Params:
-        return cell_of(config, cell).init(key, supply.size, config.hidden_size, scheme=scheme)
+        return made.init(key, supply.size, config.hidden_size, scheme=scheme)
 
     # Not under jit: op by op, what cells and schemes have in common is compiled only once.
     return jax.vmap(draw)(keys), xs, [readouts for _, readouts in streams]
 
 
-def _unit_vectors(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
-    vectors = rng.standard_normal((count, size), np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+def _output_shape(cell: Cell, params: Params, xs: np.ndarray) -> tuple[int, ...]:
+    """The shape of one output: not every cell shows its hidden_size units."""
+    one = jax.tree.map(lambda leaf: leaf[0], params)
+    step = lambda params, x: cell(params, cell.initial_state(params), x)[1]
+    return jax.eval_shape(step, one, jnp.asarray(xs[0, 0, 0])).shape
+
+
+def _unit_vectors(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> np.ndarray:
+    vectors = rng.standard_normal((count, *shape), np.float32)
+    return vectors / np.sqrt(np.sum(vectors**2, axis=tuple(range(1, vectors.ndim)), keepdims=True))
 
 
 def _known(field: str, name: str, names: Iterable[str]) -> None:

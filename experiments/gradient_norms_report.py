@@ -32,17 +32,29 @@ THEORY_LABELS = {"g^k": "$g^k$", "sigma bound": r"bound by $\sigma_{\max}$"}
 THEORY_STYLES: Mapping[str, Any] = {"g^k": (0, (1, 2)), "sigma bound": (0, (4, 1, 1, 1))}
 
 
+def unit_name(kind: str, source: str, cell: str) -> str:
+    """The unit of a curve, fit for a file name: that of a cell by module path has a colon."""
+    return f"{kind}.{source}.{cell}".replace(":", "=")
+
+
+def unit_parts(unit: str) -> tuple[str, str, str]:
+    """What `unit_name` was made of."""
+    kind, source, cell = unit.replace("=", ":").split(".", 2)
+    return kind, source, cell
+
+
 def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
     """Everything that the experiment says, in long, in short and in pictures."""
-    draw = {
-        "gradient_against_lag": _draw_lags,
-        "losses": _draw_losses,
-        "gradient_against_length": _draw_lengths,
-        "parameter_gradient": _draw_parameters,
-        "presets": _draw_presets,
+    several = len(config.losses) > 1
+    wanted: dict[str, tuple[Any, Any]] = {
+        "zoo": (_draw_zoo, len(config.cells) > len(figures.PALETTE)),
+        "gradient_against_lag": (_draw_lags, len(config.cells) <= len(figures.PALETTE)),
+        "losses": (_draw_losses, several),
+        "gradient_against_length": (_draw_lengths, config.lengths),
+        "parameter_gradient": (_draw_parameters, config.lengths),
+        "presets": (_draw_presets, config.presets),
     }
-    if not config.presets:
-        del draw["presets"]
+    draw = {name: function for name, (function, condition) in wanted.items() if condition}
     return launch.Report(
         table=_table(config, results),
         summary=_summary(config, results),
@@ -64,7 +76,7 @@ def _table(config: ml_collections.ConfigDict, results: Results) -> pd.DataFrame:
 def _curves(config: ml_collections.ConfigDict, results: Results) -> Iterator[pd.DataFrame]:
     lengths = np.array(config.lengths)
     for unit, arrays in results.items():
-        kind, source, cell = unit.split(".")
+        kind, source, cell = unit_parts(unit)
         about = {"kind": kind, "source": source, "cell": cell}
         for name, values in arrays.items():
             if name in ("parameters", "far_parameters"):
@@ -104,8 +116,8 @@ def _quantiles(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
 def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFrame:
     """One row per input and cell: slope, half-life, theory, and where float32 gives up."""
     rows = []
-    for unit, arrays in results.items():
-        kind, source, cell = unit.split(".")
+    for unit, arrays in _slowest_first(config, results):
+        kind, source, cell = unit_parts(unit)
         if kind != "lag":
             continue
         slope, error = fitted_slope(arrays["readout"])
@@ -122,6 +134,18 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
             }
         )
     return pd.DataFrame(rows)
+
+
+def _slowest_first(
+    config: ml_collections.ConfigDict, results: Results
+) -> Iterator[tuple[str, Arrays]]:
+    """All units; those of a zoo by the half-life of their gradient, the longest first."""
+    units = list(results.items())
+    if len(config.cells) > len(figures.PALETTE):
+        units = [(unit, arrays) for unit, arrays in units if unit.startswith("lag")]
+        slopes = {unit: fitted_slope(arrays["readout"])[0] for unit, arrays in units}
+        units.sort(key=lambda item: np.nan_to_num(-slopes[item[0]], nan=np.inf))
+    yield from units
 
 
 def fit_window(steps: int) -> tuple[int, int]:
@@ -181,12 +205,18 @@ def _float32_zero(log_norms: np.ndarray, slope: float) -> str:
 
 
 def _notes(config: ml_collections.ConfigDict) -> list[str]:
+    lengths = f" and up to {max(config.lengths)} (lengths)" if config.lengths else ""
     biases = ", ".join(f"{cell} {bias:g}" for cell, bias in config.forget_bias.items())
+    scheme = (
+        f"Scheme {config.scheme} with gain {config.gain:g}, forget bias {biases}, other biases 0; "
+        "inputs of variance 1 into a kernel of variance 1/D."
+    )
+    if config.scheme == "own":
+        scheme = "Every cell as its own paper initialises it; inputs of variance 1."
     return [
         f"{config.hidden_size} hidden units, {config.seeds} seeds x {config.batch} sequences of "
-        f"{config.steps} steps (lags) and up to {max(config.lengths)} (lengths), float32.",
-        f"Scheme {config.scheme} with gain {config.gain:g}, forget bias {biases}, other biases 0; "
-        "inputs of variance 1 into a kernel of variance 1/D.",
+        f"{config.steps} steps (lags){lengths}, float32.",
+        scheme,
         "Slopes: mean ± standard error over seeds of a line through each seed's median over "
         "samples, loss <v, s_T> with a random unit v; theory fitted in the same window.",
     ]
@@ -205,7 +235,7 @@ def _draw_lags(config: ml_collections.ConfigDict, results: Results) -> Figure:
     lags = np.arange(config.steps + 1)
     for panel, source in zip(axes, sources, strict=True):
         for cell in config.cells:
-            arrays = results[f"lag.{source}.{cell}"]
+            arrays = results[unit_name("lag", source, cell)]
             samples = _flat(arrays["readout"])[:, ::-1]
             figures.band(panel, lags, samples, color=colour[cell], label=figures.label(cell))
             for name, values in arrays.items():
@@ -220,6 +250,27 @@ def _draw_lags(config: ml_collections.ConfigDict, results: Results) -> Figure:
     axes[0].set_ylabel(r"$\ln\,\|\partial L/\partial s_t\|$ (nats)")
     figures.common_legend(figure, axes, columns=3)
     return figure
+
+
+def _draw_zoo(config: ml_collections.ConfigDict, results: Results) -> Figure:
+    """One row per cell, sorted by half-life: beside it the decay of its gradient with the lag."""
+    source = _sources(results, "lag")[0]
+    units = [unit for unit, _ in _slowest_first(config, results)]
+    rows = [unit for unit in units if unit_parts(unit)[1] == source][::-1]
+    slopes = [fitted_slope(results[unit]["readout"]) for unit in rows]
+    decays = []
+    for unit in rows:
+        median = _quantiles(_flat(results[unit]["readout"]), axis=0)[1][::-1]
+        decays.append(median - median[0])
+    names = [figures.label(unit_parts(unit)[2]) for unit in rows]
+    return figures.ranked_decays(
+        names,
+        np.array(slopes),
+        np.array(decays),
+        title="Gradients of all cells, each as its paper initialises it "
+        f"({_source_label(config, source)})",
+        floor=FLOAT32_SQUARE,
+    )
 
 
 def _theory_line(
@@ -242,7 +293,7 @@ def _draw_losses(config: ml_collections.ConfigDict, results: Results) -> Figure:
     lags = np.arange(config.steps + 1)
     shades = dict(zip(LOSSES, ("#000000", "#56B4E9", "#D55E00"), strict=True))
     for panel, cell in zip(axes, config.cells, strict=True):
-        arrays = results[f"lag.{source}.{cell}"]
+        arrays = results[unit_name("lag", source, cell)]
         for loss, label in LOSSES.items():
             samples = _flat(arrays[loss])[:, ::-1]
             style = {"color": shades[loss], "linestyle": LOSS_STYLES[loss], "label": label}
@@ -264,7 +315,7 @@ def _draw_lengths(config: ml_collections.ConfigDict, results: Results) -> Figure
     lengths = np.array(config.lengths)
     for panel, source in zip(axes, sources, strict=True):
         for cell in config.cells:
-            arrays = results[f"length.{source}.{cell}"]
+            arrays = results[unit_name("length", source, cell)]
             every = figures.finite(_quantiles(_flat(arrays["every_length"]), axis=0)[1])
             style: dict[str, Any] = {"color": colour[cell], "linewidth": 1}
             panel.plot(np.arange(len(every)), every, label=figures.label(cell), **style)
@@ -295,7 +346,7 @@ def _draw_parameters(config: ml_collections.ConfigDict, results: Results) -> Fig
     names = ["all lags", *(f"lags of {k} and more" for k in config.horizons)]
     styles = dict(zip(names, itertools.cycle(("-", "--", ":", "-.")), strict=False))
     for panel, cell in zip(axes, config.cells, strict=True):
-        arrays = results[f"length.{source}.{cell}"]
+        arrays = results[unit_name("length", source, cell)]
         far = np.moveaxis(arrays["far_parameters"], -1, 0)
         for name, values in zip(names, (arrays["parameters"], *far), strict=True):
             shown = np.isfinite(values).all(axis=0)
@@ -319,7 +370,7 @@ def _draw_presets(config: ml_collections.ConfigDict, results: Results) -> Figure
     lags = np.arange(config.steps + 1)
     for panel, cell in zip(axes, config.cells, strict=True):
         for index, preset in enumerate(config.presets):
-            samples = _flat(results[f"preset.{preset}.{cell}"]["readout"])[:, ::-1]
+            samples = _flat(results[unit_name("preset", preset, cell)]["readout"])[:, ::-1]
             # Several libraries coincide: unlike dashes keep both visible.
             dashes = (0, (5, 1 + index)) if index % 2 else "-"
             style: dict[str, Any] = {"color": figures.PALETTE[index], "linestyle": dashes}

@@ -30,10 +30,10 @@ from rnn_jax.combinators import batched
 from rnn_jax.sharding import over_replicas
 from rnn_jax.tasks import Source, source
 
+# Those that take a gain and then a forget bias.
 SCHEMES: Mapping[str, Callable[..., schemes.Scheme]] = {
-    "orthogonal": schemes.orthogonal,
-    "gaussian": schemes.gaussian,
-    "identity": schemes.identity,
+    name: schemes.SCHEMES[name]
+    for name in ("orthogonal", "gaussian", "identity", "spectral_radius")
 }
 OWN_SCHEME = "own"  # that of the cell's paper, which is its `init` without a scheme
 TRAJECTORY_THEORY: Mapping[str, tuple[str, Callable[..., jax.Array]]] = {

@@ -8,6 +8,7 @@ from rnn_jax import analysis, cells, combinators, numerics, schemes, theory
 from rnn_jax.base import Cell, HiddenState, Layer, LinearCell, linear_cell
 from rnn_jax.cells import CELLS, LSTMState, elman, gru, lstm
 from rnn_jax.gated import gated_cell
+from rnn_jax.parallel import unroll_parallel
 from rnn_jax.unroll import Trajectory, length_mask, unroll, unroll_static, unroll_truncated
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ __all__ = [
     "schemes",
     "theory",
     "unroll",
+    "unroll_parallel",
     "unroll_static",
     "unroll_truncated",
 ]

@@ -302,23 +302,25 @@ def foreign_params(cell: str, params: Params) -> ValueError:
     return ValueError(f"{cell}: params with the shapes {shapes} are those of another cell")
 
 
-def check_interval(
-    names: tuple[str, str],
-    ends: tuple[jax.typing.ArrayLike, jax.typing.ArrayLike],
-    within: tuple[float, float],
+def check_increasing(
+    cell: str, low: float, high: float, *, closed: bool = False, **values: jax.typing.ArrayLike
 ) -> None:
-    """The ends of an interval must increase and lie within others; traced ones cannot be looked at.
+    """The values must increase and lie between ``low`` and ``high``, which ``closed`` includes.
+
+    Traced values cannot be looked at and pass.
 
     Raises:
-      ValueError: otherwise; names the arguments and what came.
+      ValueError: otherwise; names the cell, the arguments and what came.
     """
-    if any(isinstance(end, jax.core.Tracer) for end in ends):
+    numbers = list(values.values())
+    if any(isinstance(number, jax.core.Tracer) for number in numbers):
         return
-    low, high = (np.asarray(end) for end in ends)
-    if not np.all((within[0] <= low) & (low < high) & (high <= within[1])):
+    beyond, sign = (np.less_equal, "<=") if closed else (np.less, "<")
+    inner = map(np.less, numbers, numbers[1:])
+    if not all(map(np.all, (beyond(low, numbers[0]), *inner, beyond(numbers[-1], high)))):
         raise ValueError(
-            f"{names[0]} and {names[1]} must satisfy {within[0]:g} <= {names[0]} < {names[1]} "
-            f"<= {within[1]:g}, got {ends[0]} and {ends[1]}"
+            f"{cell}: expected {low:g} {sign} {' < '.join(values)} {sign} {high:g}, got "
+            f"{' and '.join(map(str, numbers))}"
         )
 
 

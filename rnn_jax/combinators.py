@@ -87,6 +87,10 @@ def stack(*cells: Cell) -> Cell:
         pairs = zip(cells, params, strict=True)
         return StackState(tuple(cell.initial_state(part) for cell, part in pairs))
 
+    def prepare_params(params: Params) -> Params:
+        pairs = zip(cells, params, strict=True)
+        return tuple(cell.prepare_params(part) for cell, part in pairs)
+
     def project(params: Params, x: Any) -> Drive:
         # The keys of an input travel with the drive: the cells above need them at every step.
         return cells[0].project(params[0], for_cell(cells[0], x, 0)), with_keys_of(x, None)
@@ -124,6 +128,7 @@ def stack(*cells: Cell) -> Cell:
         step,
         project,
         read,
+        prepare_params=prepare_params,
         space=cells[0].space,
         stochastic=any(cell.stochastic for cell in cells),
         parts=cells,
@@ -238,6 +243,7 @@ def with_layer_norm(cell: Cell) -> Cell:
         cell,
         f"layer_norm({cell.name})",
         init=init,
+        prepare_params=lambda params: {**params, "cell": cell.prepare_params(params["cell"])},
         initial_state=lambda params: cell.initial_state(params["cell"]),
         step=step,
         project=lambda params, x: cell.project(params["cell"], x),
@@ -267,6 +273,7 @@ def with_learned_state(cell: Cell) -> Cell:
         cell,
         f"learned_state({cell.name})",
         init=init,
+        prepare_params=lambda params: {**params, "cell": cell.prepare_params(params["cell"])},
         initial_state=lambda params: params["initial"],
         step=lambda params, state, drive: cell.step(params["cell"], state, drive),
         project=lambda params, x: cell.project(params["cell"], x),

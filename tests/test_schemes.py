@@ -1,5 +1,7 @@
 """Initialisation: the schemes by their definitions, the presets beside the libraries themselves."""
 
+import functools
+
 import equinox
 import haiku
 import jax
@@ -9,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 from flax import linen, nnx
-from scipy import stats
+from jax.flatten_util import ravel_pytree
+from scipy import integrate, optimize, stats
 
-from rnn_jax import CELLS, elman, gru, lstm, schemes
+from rnn_jax import CELLS, Cell, elman, gru, lstm, schemes, theory
+from rnn_jax.cells import janet, mgu, ugrnn
+from rnn_jax.schemes.parts import largest_eigenvalue
 
-D, H = 12, 16
+D, H, P = 12, 16, 5
 DRAWS = 64
 KEYS = jax.random.split(jax.random.key(0), DRAWS)
 
@@ -107,16 +112,15 @@ def test_identity():
 
 
 STANDARD = {
-    "orthogonal": schemes.orthogonal,
-    "gaussian": schemes.gaussian,
-    "identity": schemes.identity,
+    name: schemes.SCHEMES[name]
+    for name in ("orthogonal", "gaussian", "identity", "spectral_radius", "sparse")
 }
 each_standard = pytest.mark.parametrize("name", STANDARD)
 
 
 @each_standard
 def test_standard_inputs_and_biases(name):
-    """The kernel of all three has the variance 1 / D of LeCun; only one gate has a bias."""
+    """The kernel of all of them has the variance 1 / D of LeCun; only one gate has a bias."""
     params = draws(lstm(), STANDARD[name](forget_bias=3.0))
     assert params["kernel"].mean() == pytest.approx(0, abs=4 / np.sqrt(params["kernel"].size * D))
     assert params["kernel"].var() * D == pytest.approx(1, abs=0.02)  # 4 errors of 49152 numbers
@@ -140,17 +144,361 @@ def test_a_forget_bias_needs_a_gate(name):
     assert not elman().init(KEYS[0], D, H, scheme=scheme(forget_bias=0.0))["bias"].any()
 
 
+# ---- Given spectral radii ------------------------------------------------------------------------
+
+
+def radii(matrices):
+    return np.abs(np.linalg.eigvals(matrices)).max(axis=-1)
+
+
+def check_normal(entries):
+    """Normal up to a scale for every draw, by the draws' own root mean squares."""
+    entries = entries.reshape(len(entries), -1)
+    scales = np.sqrt((entries**2).mean(axis=1, keepdims=True))
+    assert stats.kstest((entries / scales).ravel(), "norm").pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[-3.0]],
+        [[0.6, -0.8], [0.8, 0.6]],  # two eigenvalues of one size
+        [[0.95, 1.0], [0.0, 0.95]],  # defective: powers grow before they decay
+        [[0.0, 2.0, 0.0], [0.0, 0.0, 3.0], [4.0, 0.0, 0.0]],  # a cycle
+        1e-30 * np.diag([1.0, -2.0]),  # a square that float32 does not hold
+    ],
+)
+def test_largest_eigenvalue(matrix):
+    matrix = np.array(matrix)
+    exact = radii(matrix)
+    # ln(k) / k of a defective matrix at the power k = 2**40 is 3e-11.
+    np.testing.assert_allclose(largest_eigenvalue(jnp.asarray(matrix)), exact, rtol=1e-10)
+    narrow = largest_eigenvalue(jnp.asarray(matrix, jnp.float32))
+    assert narrow.dtype == jnp.float32
+    np.testing.assert_allclose(narrow, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["spectral_radius", "sparse"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float64, 1e-10), (jnp.float32, 1e-5)])
+def test_the_spectral_radius_of_every_gate_is_exact(name, dtype, tolerance):
+    params = draws(gru(), schemes.SCHEMES[name](0.9), dtype)
+    for block in gates(params["recurrent_kernel"]):
+        np.testing.assert_allclose(radii(block), 0.9, rtol=tolerance)
+        check_normal(block if name == "spectral_radius" else block[block != 0].reshape(DRAWS, -1))
+
+
+@pytest.mark.parametrize("size", [1, 2, 40])
+def test_the_spectral_radius_is_exact_at_any_size(size):
+    params = draws(elman(), schemes.spectral_radius(2.5), jnp.float64, KEYS[:8], (1, size))
+    np.testing.assert_allclose(radii(params["recurrent_kernel"]), 2.5, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["spectral_radius", "sparse"])
+def test_the_radius_may_be_traced(name):
+    """A sweep is the same matrix, scaled."""
+
+    def draw(key, radius):
+        scheme = schemes.SCHEMES[name](radius)
+        return gru().init(key, D, H, scheme=scheme, dtype=jnp.float64)["recurrent_kernel"]
+
+    sweep = jax.jit(jax.vmap(jax.vmap(draw, (None, 0)), (0, None)))
+    kernels = sweep(KEYS[:3], jnp.array([0.5, 1.0, 2.0], jnp.float32))
+    one = np.stack([draw(key, 1.0) for key in KEYS[:3]])
+    np.testing.assert_allclose(kernels, np.stack([one / 2, one, 2 * one], 1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
+def test_sparse_connections_into_each_unit(dtype):
+    kernels = draws(gru(), schemes.sparse(), dtype, sizes=(D, 24))["recurrent_kernel"]
+    present = kernels.reshape(DRAWS, 24, 3, 24) != 0
+    assert (present.sum(axis=1) == 15).all()  # over the source units: into each unit and gate
+    out_of = present.sum(axis=3)
+    assert out_of.mean() == 15
+    # Out of a unit it is binomial with variance 24 p (1 - p) = 5.6, each of 4608 within 3 %.
+    assert out_of.var() == pytest.approx(24 * (15 / 24) * (9 / 24), rel=0.1)
+
+
+def test_sparse_connections_have_no_preferred_place():
+    keys = jax.random.split(jax.random.key(3), 2000)
+    present = draws(elman(), schemes.sparse(connections=3), keys=keys, sizes=(1, 8))
+    share = (present["recurrent_kernel"] != 0).mean(axis=0)
+    # 64 places, the diagonal among them, with p = 3 / 8 in 2000 draws.
+    assert abs(share - 3 / 8).max() < 4 * np.sqrt(3 / 8 * 5 / 8 / 2000)
+
+
+@pytest.mark.parametrize("connections", [1, H])
+def test_sparse_number_of_connections(connections):
+    params = draws(elman(), schemes.sparse(1.1, connections=connections), jnp.float64)
+    kernels = params["recurrent_kernel"]
+    assert ((kernels != 0).sum(axis=1) == connections).all()
+    # A few long cycles: powers of the matrix decay far before they settle.
+    np.testing.assert_allclose(radii(kernels), 1.1, rtol=1e-8)
+
+
+def test_sparse_input_deviation():
+    """The input kernel of the paper, N(0, 0.01^2), traced or not."""
+
+    def kernel(key, deviation):
+        scheme = schemes.sparse(input_deviation=deviation)
+        return lstm().init(key, D, H, scheme=scheme, dtype=jnp.float32)["kernel"]
+
+    kernels = jax.vmap(kernel, (0, None))(KEYS, 0.01)
+    assert stats.kstest(np.ravel(kernels) / 0.01, "norm").pvalue > 0.01
+
+
+def test_sparse_refuses():
+    for connections, error in ((0, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match=f"sparse: connections .*{connections}"):
+            schemes.sparse(connections=connections)
+    with pytest.raises(ValueError, match=r"sparse has 15 connections.*gru has only 14 units"):
+        gru().init(KEYS[0], D, 14, scheme=schemes.sparse())
+
+
+@pytest.mark.parametrize("name", ["identity", "spectral_radius", "sparse"])
+def test_schemes_of_square_matrices(name):
+    cell = lstm(projection=5)
+    with pytest.raises(ValueError, match=f"{name} makes no sense.*lstm_projection5.*5 x {H}"):
+        cell.init(KEYS[0], D, H, scheme=STANDARD[name]())
+
+
+# ---- Chrono --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
+def test_chrono_biases(dtype):
+    i, f, g, o = gates(draws(lstm(), schemes.chrono(50), dtype)["bias"])
+    np.testing.assert_array_equal(i, -f)
+    assert not np.any([g, o])
+    assert f.min() >= 0
+    assert f.max() <= np.log(49) * (1 + jnp.finfo(dtype).eps)
+    if dtype != jnp.bfloat16:  # which rounds 1024 draws to 200 different numbers
+        assert stats.kstest(np.exp(f).ravel(), stats.uniform(1, 48).cdf).pvalue > 0.01
+        # The moments of ln u, u ~ U(1, m): E = m ln m / (m - 1) - 1, within four errors.
+        m = 49
+        mean = m * np.log(m) / (m - 1) - 1
+        second = m * np.log(m) ** 2 / (m - 1) - 2 * mean
+        deviation = np.sqrt(second - mean**2)
+        assert f.mean() == pytest.approx(mean, abs=4 * deviation / np.sqrt(f.size))
+        assert f.std() == pytest.approx(deviation, rel=0.1)
+    # Units, replicas: no two alike.
+    assert len(np.unique(f)) > (100 if dtype == jnp.bfloat16 else 1000)
+
+
+@pytest.mark.parametrize("cell", [gru(), mgu(), janet(), lstm(coupled=True)], ids=repr)
+def test_chrono_without_a_separate_input_gate(cell):
+    """Only the gate that keeps the state has a bias."""
+    params = draws(cell, schemes.chrono(50))
+    kept = 1 if cell is gru() else 0
+    blocks = gates(params["bias"])
+    keep = blocks.pop(kept)
+    assert stats.kstest(np.exp(keep).ravel(), stats.uniform(1, 48).cdf).pvalue > 0.01
+    assert not np.any(blocks)
+
+
+def test_chrono_remembers_up_to_the_longest_lag():
+    """1 / (1 - f) without input, the time constant of the gate, spreads over (2, max_lag)."""
+    _, f, _, _ = gates(draws(lstm(), schemes.chrono(200), jnp.float64)["bias"])
+    times = 1 / (1 - 1 / (1 + np.exp(-f)))
+    assert 2 <= times.min() < 4
+    assert 196 < times.max() <= 200
+
+
+def test_chrono_changes_nothing_else_of_its_base():
+    for base in (schemes.orthogonal(1.7), schemes.torch(), schemes.keras()):
+        ours, theirs = (
+            draws(lstm(), scheme, keys=KEYS[:2]) for scheme in (schemes.chrono(9, base), base)
+        )
+        np.testing.assert_array_equal(ours["kernel"], theirs["kernel"])
+        np.testing.assert_array_equal(ours["recurrent_kernel"], theirs["recurrent_kernel"])
+        i, f, g, o = gates(ours["bias"])
+        np.testing.assert_array_equal(i, -f)
+        assert (f >= 0).all()
+        assert np.all([g, o]) == (base.name == "torch")
+        assert np.any([g, o]) == (base.name == "torch")
+
+
+def test_chrono_lag_may_be_traced():
+    def bias(key, lag):
+        scheme = schemes.chrono(lag)
+        return lstm().init(key, D, H, scheme=scheme, dtype=jnp.float32)["bias"]
+
+    lags = jnp.array([2, 10, 1000])
+    swept = jax.jit(jax.vmap(bias, (None, 0)))(KEYS[0], lags)
+    each = np.stack([bias(KEYS[0], int(lag)) for lag in lags])
+    np.testing.assert_allclose(swept, each, rtol=1e-6, atol=1e-7)
+    assert not swept[0].any()  # max_lag = 2 leaves nothing to choose: f = 1/2
+    assert len(np.unique(swept[2])) == 2 * H + 1  # the zeros of g and o
+
+
+def test_chrono_refuses():
+    for lag in (1, 1.9, 0, -5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"chrono: max_lag .*{lag}"):
+            schemes.chrono(lag)
+    with pytest.raises(TypeError, match=r"chrono: base .*1\.0"):
+        schemes.chrono(10, 1.0)
+    for cell in (elman(), mgu(form="paper")):
+        with pytest.raises(ValueError, match=f"chrono .*the cell {cell.name} has none"):
+            cell.init(KEYS[0], D, H, scheme=schemes.chrono(10))
+
+
+# ---- Critical gains ------------------------------------------------------------------------------
+
+CRITICAL = [
+    elman(),
+    elman("identity"),
+    lstm(),
+    lstm(peephole=True),
+    lstm(coupled=True),
+    lstm(peephole=True, coupled=True),
+    gru(),
+    gru("before"),
+    mgu(),
+    mgu(reset_gate=False),
+    mgu(form="paper"),
+    mgu(form="paper", reset_gate=False),
+    ugrnn(),
+    janet(),
+]
+
+
+def radius_at_origin(cell, scheme, size, key=KEYS[0]):
+    """Of the Jacobian of one step from the zero state without input, by autodiff."""
+    params = cell.init(key, 1, size, scheme=scheme, dtype=jnp.float64)
+    flat, restore = ravel_pytree(cell.initial_state(params))
+    assert not flat.any()
+
+    def step(state):
+        return ravel_pytree(cell(params, restore(state), jnp.zeros(1))[0])[0]
+
+    return radii(jax.jacfwd(step)(flat))
+
+
+def forget_biases(cell):
+    return (0.0,) if cell.name.startswith(("elman", "mgu_paper")) else (0.0, 1.5)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(cell, marks=() if cell in (elman(), lstm(), gru()) else pytest.mark.slow)
+        for cell in CRITICAL
+    ],
+    ids=repr,
+)
+def test_critical_at_the_origin(cell):
+    """The spectral radius is 1: exactly with the identity, by the circular law with Gaussians."""
+    gain = {}
+    for bias in forget_biases(cell):
+        with_identity = schemes.critical(forget_bias=bias, ensemble=schemes.identity)
+        assert radius_at_origin(cell, with_identity, 5) == pytest.approx(1, rel=1e-12)
+        scheme = schemes.critical(forget_bias=bias, ensemble=schemes.orthogonal)
+        below = radius_at_origin(cell, scheme, 64)
+        assert 0.99 < below < 1 + 1e-12
+        if cell.name.startswith("elman"):
+            assert below == pytest.approx(1, rel=1e-12)
+        # Single matrices of 100 units reach 1 within a tenth.
+        scheme = schemes.critical(forget_bias=bias)
+        assert radius_at_origin(cell, scheme, 100) == pytest.approx(1, abs=0.1)
+        params = cell.init(KEYS[0], 1, 5, scheme=with_identity, dtype=jnp.float64)
+        gain[bias] = params["recurrent_kernel"][0, 0]
+        wide = cell.init(KEYS[0], 1, 100, scheme=scheme, dtype=jnp.float64)["recurrent_kernel"]
+        assert wide.std() * 10 == pytest.approx(gain[bias], rel=4 / np.sqrt(2 * wide.size))
+
+
+@pytest.mark.parametrize(
+    ("bias", "gain"), [(0, 2), (1, 1.0758), (2, 0.4768), (3, 0.1897), (5, 0.0268)]
+)
+def test_critical_gain_of_the_lstm(bias, gain):
+    """(1 - f) / (o i), also from a traced bias."""
+
+    def draw(bias):
+        scheme = schemes.critical(forget_bias=bias, ensemble=schemes.identity)
+        return lstm().init(KEYS[0], D, H, scheme=scheme, dtype=jnp.float32)["recurrent_kernel"]
+
+    assert draw(bias)[0, 0] == pytest.approx(gain, abs=5e-5)
+    swept = jax.vmap(draw)(jnp.array([bias, bias], jnp.float32))
+    np.testing.assert_allclose(swept[1], draw(bias), rtol=1e-6)
+
+
+def vanilla_gain(variance, dtype=jnp.float64):
+    scheme = schemes.critical(variance, ensemble=schemes.identity)
+    params = elman().init(KEYS[0], D, H, scheme=scheme, dtype=dtype)
+    return params["recurrent_kernel"][0, 0]
+
+
+@pytest.mark.parametrize("variance", [1e-4, 0.25, 1.0, 1e4])
+def test_critical_vanilla_network_has_chi_1(variance):
+    _, chi = theory.vanilla_mean_field(vanilla_gain(variance), variance)
+    assert float(chi) == pytest.approx(1, rel=1e-10)
+    with jax.enable_x64(False):
+        narrow = vanilla_gain(variance, jnp.float32)
+    assert float(narrow) == pytest.approx(float(vanilla_gain(variance)), rel=1e-5)
+
+
+def test_critical_vanilla_gain_by_adaptive_quadrature():
+    def mean(function, q):
+        integrand = lambda z: function(np.sqrt(q) * z) * stats.norm.pdf(z)
+        return integrate.quad(integrand, -10, 10, epsabs=1e-12)[0]
+
+    def excess(q):
+        slope = mean(lambda u: np.cosh(u) ** -4, q)
+        return mean(lambda u: np.tanh(u) ** 2, q) / slope + 0.25 - q
+
+    q = optimize.brentq(excess, 0.25, 5, xtol=1e-12)
+    expected = mean(lambda u: np.cosh(u) ** -4, q) ** -0.5
+    assert float(vanilla_gain(0.25)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_critical_input_variance_may_be_traced():
+    variances = jnp.array([0.0, 0.25, 1.0])
+    swept = jax.jit(jax.vmap(vanilla_gain))(variances)
+    np.testing.assert_allclose(swept, [vanilla_gain(float(v)) for v in variances], rtol=1e-12)
+    assert swept[0] == 1  # the onset of chaos without input
+    assert (np.diff(swept) > 0.1).all()  # saturation has to be made up for
+
+
+def test_critical_refuses():
+    with pytest.raises(ValueError, match=r"critical: input_variance .*-1\.0"):
+        schemes.critical(-1.0)
+    for cell in (elman("relu"), lstm(layer_norm=True), lstm(projection=3), janet(0.0)):
+        with pytest.raises(ValueError, match=f"critical does not know .*{cell.name}, only .*gru"):
+            cell.init(KEYS[0], D, H, scheme=schemes.critical())
+    with pytest.raises(ValueError, match=r"critical .*the cell lstm without input.*0\.5"):
+        lstm().init(KEYS[0], D, H, scheme=schemes.critical(0.5))
+    with pytest.raises(ValueError, match=r"critical .*the cell mgu_paper without input"):
+        jax.jit(lambda v: mgu(form="paper").init(KEYS[0], D, H, scheme=schemes.critical(v)))(0.0)
+    with pytest.raises(ValueError, match="critical has a forget bias, but the cell elman"):
+        elman().init(KEYS[0], D, H, scheme=schemes.critical(forget_bias=1.0))
+    # What the ensemble refuses.
+    scheme = schemes.critical(ensemble=schemes.sparse)
+    with pytest.raises(ValueError, match="sparse has 15 connections"):
+        gru().init(KEYS[0], D, 14, scheme=scheme)
+
+
 # ---- What every scheme has in common ------------------------------------------------------------
 
-EVERY = {name: make() for name, make in STANDARD.items()} | {
-    name: make() for name, make in schemes.PRESETS.items()
+CHRONO = {"chrono": schemes.chrono(20)}
+EVERY = CHRONO | {
+    name: make()
+    for name, make in {**schemes.SCHEMES, **schemes.PRESETS}.items()
+    if name not in CHRONO
 }
+
+
+@pytest.mark.parametrize("registry", [schemes.SCHEMES, schemes.PRESETS], ids=["SCHEMES", "PRESETS"])
+def test_registries_know_schemes_by_their_names(registry):
+    for name, factory in registry.items():
+        assert factory is getattr(schemes, name)
+        assert name in schemes.__all__
+        assert EVERY[name].name == name
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
 @pytest.mark.parametrize("name", EVERY)
 def test_shapes_and_dtypes(name, dtype):
     for cell, count in ((elman(), 1), (lstm(), 4), (gru("after"), 3), (gru("before"), 3)):
+        if cell is elman() and name in CHRONO:
+            continue  # it has no gate to keep its state
         shapes = {"kernel": (D, count * H), "recurrent_kernel": (H, count * H)}
         shapes |= {"bias": (count * H,)}
         if cell is gru("after"):
@@ -201,14 +549,20 @@ def transposed(array):
 
 
 def from_linen(kind):
-    cell = {"elman": linen.SimpleCell, "lstm": linen.LSTMCell, "gru": linen.GRUCell}[kind](H)
+    cell = {
+        "elman": linen.SimpleCell(H),
+        "lstm": linen.LSTMCell(H),
+        "gru": linen.GRUCell(H),
+        "mgu": linen.MGUCell(H),
+        "mgu_no_reset": linen.MGUCell(H, reset_gate=False),
+    }[kind]
     x = jnp.zeros(D, jnp.float32)
 
     def make(key):
         return cell.init(key, cell.initialize_carry(key, (D,)), x)["params"]
 
     tree = jax.vmap(make)(KEYS)
-    order = {"elman": [""], "lstm": "ifgo", "gru": "rzn"}[kind]
+    order = {"elman": [""], "lstm": "ifgo", "gru": "rzn"}.get(kind, "fn")
     zero = jnp.zeros((DRAWS, H), jnp.float32)
     into, out_of = ("i", "h")
 
@@ -217,8 +571,8 @@ def from_linen(kind):
 
     biases = [a + b for a, b in zip(part(into, "bias"), part(out_of, "bias"), strict=True)]
     params = {}
-    if kind == "gru":
-        biases[2], params["recurrent_bias"] = tree["in"]["bias"], tree["hn"]["bias"]
+    if kind in ("gru", "mgu"):
+        biases[-1], params["recurrent_bias"] = tree["in"]["bias"], tree["hn"]["bias"]
     return params | {
         "kernel": jnp.concatenate(part(into, "kernel"), -1),
         "recurrent_kernel": jnp.concatenate(part(out_of, "kernel"), -1),
@@ -240,7 +594,12 @@ def from_nnx(kind):
 
 def from_keras(kind):
     layers = keras.layers
-    make = {"elman": layers.SimpleRNNCell, "lstm": layers.LSTMCell, "gru": layers.GRUCell}[kind]
+    make = {
+        "elman": layers.SimpleRNNCell,
+        "lstm": layers.LSTMCell,
+        "gru": layers.GRUCell,
+        "gru_before": functools.partial(layers.GRUCell, reset_after=False),
+    }[kind]
 
     def build(seed):
         keras.utils.set_random_seed(seed)
@@ -249,9 +608,10 @@ def from_keras(kind):
         return {weight.name: np.asarray(weight.value) for weight in cell.weights}
 
     params = stacked(build)
-    if kind == "gru":  # z, r, h; one row of biases for either side
+    if kind.startswith("gru"):  # z, r, h
         swap = np.concatenate([np.arange(H, 2 * H), np.arange(H), np.arange(2 * H, 3 * H)])
         params = {name: value[..., swap] for name, value in params.items()}
+    if kind == "gru":  # one row of biases for either side
         into, out_of = params["bias"][:, 0], params["bias"][:, 1]
         params["recurrent_bias"] = out_of[:, 2 * H :].copy()
         out_of[:, 2 * H :] = 0
@@ -261,15 +621,23 @@ def from_keras(kind):
 
 def from_torch(kind):
     nn = torch.nn
-    make = {"elman": nn.RNNCell, "lstm": nn.LSTMCell, "gru": nn.GRUCell}[kind]
+    make = {
+        "elman": nn.RNNCell,
+        "lstm": nn.LSTMCell,
+        "gru": nn.GRUCell,
+        "lstm_projection": functools.partial(nn.LSTM, proj_size=P),
+    }[kind]
 
     def build(seed):
         torch.manual_seed(seed)
-        return {name: value.detach().numpy() for name, value in make(D, H).named_parameters()}
+        named = make(D, H).named_parameters()
+        return {name.removesuffix("_l0"): value.detach().numpy() for name, value in named}
 
     tree = stacked(build)
     params = {"kernel": transposed(tree["weight_ih"])}
     params["recurrent_kernel"] = transposed(tree["weight_hh"])
+    if kind == "lstm_projection":
+        params["projection_kernel"] = transposed(tree["weight_hr"])
     if kind == "gru":
         params["recurrent_bias"] = tree["bias_hh"][:, 2 * H :].copy()
         tree["bias_hh"][:, 2 * H :] = 0
@@ -277,7 +645,7 @@ def from_torch(kind):
 
 
 def from_haiku(kind):
-    make = {"elman": haiku.VanillaRNN, "lstm": haiku.LSTM, "gru": haiku.GRU}[kind]
+    make = {"elman": haiku.VanillaRNN, "lstm": haiku.LSTM, "gru_before": haiku.GRU}[kind]
 
     def run(x):
         core = make(H, name="core")
@@ -292,7 +660,7 @@ def from_haiku(kind):
             "recurrent_kernel": tree["core/linear_1/w"],
             "bias": tree["core/linear/b"] + tree["core/linear_1/b"],
         }
-    if kind == "gru":  # z, r, a, all drawn alike
+    if kind == "gru_before":  # z, r, a, all drawn alike
         return {
             "kernel": tree["core/w_i"],
             "recurrent_kernel": tree["core/w_h"],
@@ -360,28 +728,93 @@ def check_same_singular_values(ours, theirs, what):
 
 
 slow = pytest.mark.slow
+THEIR_CELLS = {
+    "flax_linen": ("elman", "lstm", "gru", "mgu", "mgu_no_reset"),
+    "flax_nnx": ("elman", "lstm", "gru"),
+    "keras": ("elman", "lstm", "gru", "gru_before"),
+    "torch": ("elman", "lstm", "gru", "lstm_projection"),
+    "haiku": ("elman", "lstm", "gru_before"),
+    "equinox": ("lstm", "gru"),
+}
+"""The cells with packed kernels that a library has too."""
+OURS: dict[str, Cell] = {
+    "elman": elman(),
+    "lstm": lstm(),
+    "gru": gru(),
+    "gru_before": gru("before"),
+    "mgu": mgu(),
+    "mgu_no_reset": mgu(reset_gate=False),
+    "lstm_projection": lstm(projection=P),
+}
 COMPARED = [
-    pytest.param(library, kind, marks=slow if kind != "lstm" else ())
-    for library in LIBRARIES
-    for kind in ("elman", "lstm", "gru")
-    if (library, kind) != ("equinox", "elman")  # it has none
+    pytest.param(library, kind, marks=slow if kind not in ("lstm", "mgu") else ())
+    for library, kinds in THEIR_CELLS.items()
+    for kind in kinds
 ]
 
 
 @pytest.mark.parametrize(("library", "kind"), COMPARED)
 def test_preset(library, kind):
-    cell = gru("before") if (library, kind) == ("haiku", "gru") else CELLS[kind]()
-    ours = draws(cell, schemes.PRESETS[library]())
+    ours = draws(OURS[kind], schemes.PRESETS[library]())
     # Other libraries count on JAX's own promotion.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         theirs = LIBRARIES[library](kind)
     assert ours.keys() == theirs.keys()
     for name, array in theirs.items():
         array = np.asarray(array, np.float64)
-        blocks = list(zip(gates(ours[name]), gates(array), strict=True))
+        whole = name == "projection_kernel"
+        blocks = (
+            [(ours[name], array)] if whole else [*zip(gates(ours[name]), gates(array), strict=True)]
+        )
         for gate, pair in enumerate(blocks):
             check_same_distribution(*pair, f"{name}, gate {gate}")
         if "kernel" in name:
             check_same_singular_values(ours[name], array, f"{name}, fused")
             for gate, pair in enumerate(blocks):
                 check_same_singular_values(*pair, f"{name}, gate {gate}")
+
+
+# ---- The presets of cells that a library does not have -------------------------------------------
+
+
+def forget_bias_of(cell, library):
+    """The bias of the first gate of an MGU or its like; all others are zero."""
+    first, *others = gates(draws(cell, schemes.PRESETS[library](), keys=KEYS[:1])["bias"])
+    assert not np.any(others)
+    (value,) = np.unique(first)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("library", "of_lstm", "of_mgu"), [("flax_linen", 0, 1), ("flax_nnx", 0, 0), ("keras", 1, 1)]
+)
+def test_forget_biases_by_kind(library, of_lstm, of_mgu):
+    assert forget_bias_of(lstm(coupled=True), library) == of_lstm
+    assert forget_bias_of(mgu(), library) == of_mgu
+    assert forget_bias_of(janet(), library) == of_mgu
+    # An update gate is none, nor is a gate that lets in.
+    assert forget_bias_of(ugrnn(), library) == 0
+    assert forget_bias_of(mgu(form="paper"), library) == 0
+    _, forget, _, _ = gates(
+        draws(lstm(peephole=True), schemes.PRESETS[library](), keys=KEYS[:1])["bias"]
+    )
+    assert (forget == of_lstm).all()
+
+
+@pytest.mark.parametrize(
+    ("cell", "scale"),
+    [
+        # The joint fan-in of hk.Linear, cut at two deviations without restoring the variance.
+        (lstm(coupled=True), 0.8796 * np.sqrt(H / (D + H))),
+        (lstm(peephole=True), 0.8796 * np.sqrt(H / (D + H))),
+        (elman("relu"), 0.8796),
+        # hk.GRU restores it.
+        (ugrnn(), 1.0),
+        (mgu(form="paper"), 1.0),
+    ],
+    ids=repr,
+)
+def test_haiku_kernels_by_kind(cell, scale):
+    kernel = draws(cell, schemes.haiku())["recurrent_kernel"]
+    # The variance of a truncated normal's square is below that of a normal's, 2.
+    assert kernel.std() * np.sqrt(H) == pytest.approx(scale, rel=4 / np.sqrt(2 * kernel.size))

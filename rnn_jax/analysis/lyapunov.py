@@ -1,0 +1,188 @@
+"""The Lyapunov spectrum of a driven recurrent network."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rnn_jax.analysis.jacobians import Linearised, positive_qr
+from rnn_jax.base import Cell, Params, State, check_positive
+from rnn_jax.unroll import unroll
+
+
+class LyapunovResult(NamedTuple):
+    """The spectrum, in nats per step, and how far to trust it.
+
+    Attributes:
+      exponents: (m,), lambda_1 >= ... >= lambda_m, as the orthogonalisation finds them; -inf
+        where the floor was hit (see ``resolved``).
+      standard_error: (m,), of each mean over time, from 16 blocks in time: correlations longer
+        than a block are not seen.
+      running: (n, m), the mean up to each orthogonalisation.
+      half_difference: (), the root-mean-square difference of the spectra of the two halves of the
+        time measured, over the resolved exponents.
+      resolved: (m,) booleans. False where a direction shrinks by more, between two
+        orthogonalisations, than the number format resolves beside the largest one: exactly
+        singular Jacobians (an LSTM at rest, dead ReLUs) have such directions.
+      kaplan_yorke: (), the dimension k + (lambda_1 + ... + lambda_k) / |lambda_{k+1}| with the
+        largest k whose sum is not negative; NaN if all m exponents sum to more than zero, and so
+        more of them are needed.
+      entropy_rate: (), the sum of the positive exponents (Pesin), nats per step.
+    """
+
+    exponents: jax.Array
+    standard_error: jax.Array
+    running: jax.Array
+    half_difference: jax.Array
+    resolved: jax.Array
+    kaplan_yorke: jax.Array
+    entropy_rate: jax.Array
+
+
+def lyapunov_spectrum(
+    key: jax.Array,
+    cell: Cell,
+    params: Params,
+    xs: jax.Array,
+    *,
+    count: int | None = None,
+    burn_in: int = 500,
+    tangent_burn_in: int = 200,
+    every: int = 1,
+    state: State | None = None,
+) -> LyapunovResult:
+    """The ``count`` largest Lyapunov exponents along one driven trajectory, by Benettin's method.
+
+    An orthonormal frame of tangents is pushed forward, V = J_t Q, and orthonormalised again,
+    V = Q R with a positive diagonal; lambda_i is the mean of ln R_ii. The exponents are those of
+    the system driven by these inputs (conditional exponents): for different frames to agree, keep
+    ``xs``. Zero inputs, ``jnp.zeros((T, D))``, give those of the autonomous network.
+
+    Args:
+      key: for the first frame.
+      cell, params, state: as in `rnn_jax.unroll`.
+      xs: the inputs (T, D); T = burn_in + tangent_burn_in + the steps measured.
+      count: m, by default S, the whole spectrum.
+      burn_in: steps after which the state is taken to have forgotten where it began.
+      tangent_burn_in: further steps after which the frame has turned into the right directions.
+      every: steps between orthonormalisations. Between two of them the frame must not
+        collapse: every * (lambda_1 - lambda_m) well below ln(1 / eps), 16 in float32. Larger is
+        faster; `orthonormalisation_interval` suggests one from the spread of a short run.
+
+    Raises:
+      ValueError: unless at least 32 * every steps remain to be measured, for a count above S, or
+        as `rnn_jax.unroll`.
+
+    References:
+      Benettin, Galgani, Giorgilli and Strelcyn (1980), doi:10.1007/BF02128236; Engelken, Wolf and
+      Abbott (2023), doi:10.1103/PhysRevResearch.5.043044.
+
+    A linear network: every exponent is ln of the gain.
+
+    >>> import jax, jax.numpy as jnp, rnn_jax
+    >>> cell = rnn_jax.elman("identity")
+    >>> params = cell.init(jax.random.key(0), 2, 4, scheme=rnn_jax.schemes.orthogonal(0.5))
+    >>> result = lyapunov_spectrum(jax.random.key(1), cell, params, jnp.zeros((1000, 2)))
+    >>> (result.exponents / jnp.log(0.5)).round(3).tolist()
+    [1.0, 1.0, 1.0, 1.0]
+    """
+    every = check_positive("every", every)
+    if burn_in < 0 or tangent_burn_in < 0:
+        raise ValueError(
+            f"burn_in and tangent_burn_in must not be negative, got {burn_in}, {tangent_burn_in}"
+        )
+    if burn_in:
+        state, _ = unroll(cell, params, xs[:burn_in], state=state)
+    along = Linearised(cell, params, xs[burn_in:], state)
+    warm = tangent_burn_in // every
+    rounds = along.length // every
+    if rounds - warm < 2 * _BLOCKS:
+        raise ValueError(
+            f"xs: after {burn_in} + {tangent_burn_in} steps of burn-in at least "
+            f"{2 * _BLOCKS * every} must remain, got {max(0, along.length - tangent_burn_in)}"
+        )
+    count = along.size if count is None else check_positive("count", count)
+    if count > along.size:
+        raise ValueError(f"count: the state has only {along.size} dimensions, got {count}")
+
+    steps = jax.tree.map(
+        lambda leaf: leaf[: rounds * every].reshape(rounds, every, *leaf.shape[1:]), along.steps
+    )
+
+    def push(frame: jax.Array, stretch: tuple) -> tuple[jax.Array, jax.Array]:
+        def one(frame: jax.Array, step: tuple) -> tuple[jax.Array, None]:
+            return jax.vmap(along.jvp(step), in_axes=1, out_axes=1)(frame), None
+
+        frame, _ = lax.scan(one, frame, stretch)
+        frame, triangular = positive_qr(frame)
+        return frame, jnp.log(jnp.diagonal(triangular))
+
+    frame, _ = positive_qr(jax.random.normal(key, (along.size, count), along.dtype))
+    _, growth = lax.scan(push, frame, steps)
+    return _result(growth[warm:], every)
+
+
+_BLOCKS = 16
+
+
+def _result(growth: jax.Array, every: int) -> LyapunovResult:
+    """The statistics of ln R_ii, (n, m), over so many steps each."""
+    rounds, count = growth.shape
+    # A direction that is lost among the rounding of the first is never nearer to it than eps.
+    floor = math.log(count * float(jnp.finfo(growth.dtype).eps)) + 2
+    lost = jnp.mean(growth - growth[:, :1], axis=0) < floor
+    resolved = jnp.isfinite(growth).all(axis=0) & ~lost
+    rates = jnp.where(resolved[None, :], growth, 0) / every
+    mean = jnp.where(resolved, rates.mean(axis=0), -jnp.inf)
+
+    size = rounds // _BLOCKS
+    blocks = rates[: size * _BLOCKS].reshape(_BLOCKS, size, count).mean(axis=1)
+    halves = jnp.stack([rates[: rounds // 2].mean(axis=0), rates[-(rounds // 2) :].mean(axis=0)])
+    number = jnp.maximum(jnp.sum(resolved), 1)
+    counts = jnp.arange(1, rounds + 1, dtype=rates.dtype)[:, None]
+    return LyapunovResult(
+        exponents=mean,
+        standard_error=blocks.std(axis=0, ddof=1) / _BLOCKS**0.5,
+        running=jnp.where(resolved[None, :], jnp.cumsum(rates, axis=0) / counts, -jnp.inf),
+        half_difference=jnp.sqrt(jnp.sum((halves[0] - halves[1]) ** 2) / number),
+        resolved=resolved,
+        kaplan_yorke=kaplan_yorke_dimension(mean),
+        entropy_rate=jnp.sum(jnp.maximum(mean, 0)),
+    )
+
+
+def kaplan_yorke_dimension(exponents: jax.Array) -> jax.Array:
+    """k + (lambda_1 + ... + lambda_k) / |lambda_{k+1}|, k the last with a sum of at least 0.
+
+    0 for a system that contracts in every direction, NaN if the sum of all the exponents given is
+    still positive. Kaplan and Yorke (1979), doi:10.1007/BFb0064319.
+
+    >>> round(float(kaplan_yorke_dimension(jnp.array([0.5, 0.0, -1.0, -2.0]))), 3)
+    2.5
+    """
+    exponents = jnp.sort(jnp.asarray(exponents))[::-1]
+    sums = jnp.cumsum(exponents)
+    count = exponents.size
+    k = jnp.sum(sums >= 0)
+    surplus = jnp.where(k > 0, sums[jnp.maximum(k - 1, 0)], 0)
+    part = surplus / jnp.abs(exponents[jnp.minimum(k, count - 1)])
+    return jnp.where(k == count, jnp.nan, jnp.where(k == 0, 0, k + part))
+
+
+def orthonormalisation_interval(exponents: jax.Array, dtype: jnp.dtype = jnp.float32) -> int:
+    """Steps between orthonormalisations that keep the frame's conditioning below sqrt(1 / eps).
+
+    From the spread of a short run with ``every=1``. Unresolved exponents do not count: nothing
+    resolves them.
+
+    >>> orthonormalisation_interval(jnp.array([0.0, -0.5, -1.0]))
+    7
+    """
+    values = np.asarray(exponents)
+    values = values[np.isfinite(values)]
+    spread = float(values.max() - values.min()) if values.size else 0.0
+    room = -0.5 * math.log(float(jnp.finfo(dtype).eps))
+    return max(1, int(min(room / max(spread, 1e-9), 1000)))

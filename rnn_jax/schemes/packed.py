@@ -1,0 +1,103 @@
+"""The ``init`` of a cell, from a scheme or from its paper."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax.base import InitFn, Params
+from rnn_jax.schemes.layout import Layout, Scheme
+from rnn_jax.schemes.literature import orthogonal
+
+
+def packed_init(
+    cell: str,
+    gates: tuple[str, ...],
+    *,
+    keep: str | None = None,
+    recurrent_bias: str | None = None,
+    extra: Callable[[jax.Array, Layout], dict[str, jax.Array]] | None = None,
+    default: Scheme | None = None,
+    recurrent_size: int | None = None,
+    recurrent: bool = True,
+) -> InitFn:
+    """The ``init`` of a packed-kernel cell, with the fields of its `Layout`.
+
+    It draws kernel (D, G * H), recurrent_kernel (H, G * H) or (recurrent_size, G * H), bias
+    (G * H,) and, where a gate has a second bias inside the recurrence, recurrent_bias (H,);
+    ``extra`` draws what else the cell has (peepholes, say), whatever the scheme. Without a scheme
+    it follows ``default``, the paper's own, or else `orthogonal`. A cell that is not ``recurrent``
+    feeds nothing back through a matrix and has no recurrent_kernel. Its errors: ValueError if the
+    scheme makes no sense for the cell or a size is below 1, TypeError if the scheme is none.
+    """
+
+    def init(
+        key: jax.Array,
+        input_size: int,
+        hidden_size: int,
+        *,
+        scheme: Scheme | None = None,
+        dtype: Any = None,
+    ) -> Params:
+        if scheme is None:
+            scheme = default or orthogonal()
+        if not isinstance(scheme, Scheme):
+            raise TypeError(f"{cell}: scheme must be a schemes.Scheme or None, got {scheme!r}")
+        dtype, wide = _dtypes(dtype)
+        layout = Layout(
+            cell, input_size, hidden_size, gates, keep, recurrent_bias, wide, recurrent_size
+        )
+        scheme.check(layout)
+        parts = ["kernel", *(["recurrent_kernel"] if recurrent else []), "bias"]
+        if recurrent_bias is not None:
+            parts.append("recurrent_bias")
+        keys = jax.random.split(key, len(parts))
+        params = {
+            part: getattr(scheme, part)(part_key, layout)
+            for part, part_key in zip(parts, keys, strict=True)
+        }
+        if extra is not None:
+            params |= extra(jax.random.fold_in(key, len(parts)), layout)
+        return {part: value.astype(dtype) for part, value in params.items()}
+
+    return init
+
+
+def own_init(cell: str, draw: Callable[..., Params]) -> InitFn:
+    """The ``init`` of a cell whose parameters no `Scheme` knows: that of its paper.
+
+    ``draw(key, input_size, hidden_size, dtype, **numbers)`` draws in at least float32; the further
+    sizes and the numbers of its distribution, which may be traced, are keyword arguments of the
+    result too. The errors of the result: ValueError for any scheme at all or for sizes below 1,
+    TypeError for what is no scheme; names the cell.
+    """
+
+    def init(
+        key: jax.Array,
+        input_size: int,
+        hidden_size: int,
+        *,
+        scheme: Scheme | None = None,
+        dtype: Any = None,
+        **numbers: Any,
+    ) -> Params:
+        if scheme is not None:
+            if not isinstance(scheme, Scheme):
+                raise TypeError(f"{cell}: scheme must be a schemes.Scheme or None, got {scheme!r}")
+            raise ValueError(
+                f"scheme {scheme.name}: makes no sense for the cell {cell}, whose parameters are "
+                "not packed kernels; without a scheme it follows its paper"
+            )
+        dtype, wide = _dtypes(dtype)
+        Layout(cell, input_size, hidden_size, (), None, None, wide)  # checks the sizes
+        params = draw(key, int(input_size), int(hidden_size), wide, **numbers)
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+    return init
+
+
+def _dtypes(dtype: Any) -> tuple[Any, Any]:
+    """The dtype asked for, and the one to draw in: there is no QR in bfloat16."""
+    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    return dtype, jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)

@@ -1,0 +1,174 @@
+"""What every library's import and export refuse, and what importing the package imports."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from interop_cases import random_params
+
+from rnn_jax import gru, interop, lstm
+from rnn_jax.combinators import stack
+
+LIBRARIES = {
+    "torch": (interop.torch, gru()),
+    "keras": (interop.keras, gru()),
+    "flax_linen": (interop.flax_linen, gru()),
+    "flax_nnx": (interop.flax_nnx, lstm()),
+    "haiku": (interop.haiku, gru("before")),
+    "equinox": (interop.equinox, gru()),
+}
+
+every_library = pytest.mark.parametrize("library", LIBRARIES)
+
+
+def valid(library):
+    """(import, its flat entries in order, how to nest them again)."""
+    module, cell = LIBRARIES[library]
+    weights = module.weights_from(cell, random_params(cell, "float32"))
+    leaves, structure = jax.tree.flatten(weights)
+    read = lambda leaves: module.params_from(cell, structure.unflatten(leaves))
+    return read, leaves, structure
+
+
+def entry_names(structure):
+    paths = jax.tree_util.tree_leaves_with_path(structure.unflatten(range(structure.num_leaves)))
+    return [
+        [str(getattr(key, "key", getattr(key, "idx", None))) for key in path] for path, _ in paths
+    ]
+
+
+def is_named(error, path):
+    return all(part in str(error.value) for part in path)
+
+
+@every_library
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda a: a.astype(np.int32), "is int32, expected floating-point numbers"),
+        (lambda a: a.astype(complex), "is complex128, expected floating-point numbers"),
+        (lambda a: a.astype(str), "expected floating-point numbers"),
+        (lambda a: np.where(a == a.flat[-1], np.float32(np.nan), a), "holds NaN"),
+        (lambda a: a.astype(np.float64), "cast them to one dtype first"),
+        # Other numbers of inputs and hidden units at once: of inputs alone could be right.
+        (lambda a: np.tile(a, (2,) * a.ndim), "has shape"),
+        (lambda a: a[(slice(-1),) * a.ndim], "has shape"),
+        (lambda a: a[..., None], "has shape"),
+        (lambda a: np.float32(0), "has shape"),
+    ],
+)
+def test_one_bad_entry(library, change, reason):
+    """Whichever it is, it is refused by its name; of two dtypes either may be the wrong one."""
+    read, leaves, structure = valid(library)
+    for number, path in enumerate(entry_names(structure)):
+        bad = [change(leaf) if i == number else leaf for i, leaf in enumerate(leaves)]
+        with pytest.raises(ValueError, match=reason) as error:
+            read(bad)
+        if "cast" not in reason:
+            assert is_named(error, path)
+
+
+@every_library
+def test_missing_and_unexpected_entries(library):
+    module, cell = LIBRARIES[library]
+    _, leaves, structure = valid(library)
+    if library == "keras":
+        with pytest.raises(ValueError, match="got 2 weights, expected 3"):
+            module.params_from(cell, leaves[:2])
+        with pytest.raises(ValueError, match="got 4 weights, expected 3"):
+            module.params_from(cell, [*leaves, leaves[0]])
+        return
+
+    def without(tree, path):
+        rest = {key: value for key, value in tree.items() if key != path[0]}
+        inner = without(tree[path[0]], path[1:]) if len(path) > 1 else None
+        return rest | ({path[0]: inner} if inner else {})
+
+    weights = structure.unflatten(leaves)
+    for path in entry_names(structure):
+        with pytest.raises(ValueError, match="missing: ") as error:
+            module.params_from(cell, without(weights, path))
+        assert is_named(error, path)
+    one = (
+        {"extra": {"w": leaves[0]}}
+        if isinstance(next(iter(weights.values())), dict)
+        else {"extra": leaves[0]}
+    )
+    with pytest.raises(ValueError, match="unexpected: extra"):
+        module.params_from(cell, weights | one)
+    with pytest.raises(ValueError, match="missing: "):
+        module.params_from(cell, {})
+
+
+@every_library
+def test_bad_params(library):
+    module, cell = LIBRARIES[library]
+    params = random_params(cell, "float32")
+    name = next(name for name in params if name == "bias")
+    for bad, reason in [
+        ({**params, "more": params["bias"]}, "unexpected: more"),
+        ({key: value for key, value in params.items() if key != name}, "missing: bias"),
+        ({**params, name: params[name][1:]}, r"\['bias'\] has shape"),
+        ({**params, name: params[name].astype(int)}, "'bias' is int64"),
+        ({**params, name: params[name].astype(jnp.bfloat16)}, "cast them to one dtype"),
+        ((params,), "those of another network"),
+        (params["bias"], "those of another network"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            module.weights_from(cell, bad)
+
+
+def test_params_of_another_network():
+    cell = stack(lstm(), lstm())
+    params = random_params(cell, "float32")
+    for bad in (params[0], params[:1], (*params, params[0]), list(params), {"forward": params}):
+        with pytest.raises(ValueError, match="those of another network"):
+            interop.torch.weights_from(cell, bad)
+    bad = {name: value for name, value in params[1].items() if name != "bias"}
+    with pytest.raises(ValueError, match=r"params\[1\].*missing: bias"):
+        interop.torch.weights_from(cell, (params[0], bad))
+
+
+@every_library
+def test_layers_that_do_not_fit_each_other(library):
+    module, cell = LIBRARIES[library]
+    if library == "equinox":
+        return
+    network = stack(cell, cell)
+    first, second = random_params(network, "float32")
+    if library == "flax_nnx":
+        wrong = interop.flax_nnx.weights_from(network, (first, second))
+        wrong["layers"][1]["cell"]["dense_i"]["kernel"] = first["kernel"]
+        with pytest.raises(ValueError, match=r"entry 'layers/1/cell/dense_i/kernel' has shape"):
+            module.params_from(network, wrong)
+    with pytest.raises(ValueError, match=r"\[1\]\['kernel'\] has shape \(3, \d+\), expected \(4"):
+        module.weights_from(network, (first, {**second, "kernel": first["kernel"]}))
+
+
+@every_library
+def test_nan_is_exported(library):
+    """It is the weights of another library that may be damaged; ours have been computed."""
+    module, cell = LIBRARIES[library]
+    params = jax.tree.map(lambda a: a * jnp.nan, random_params(cell, "float32"))
+    weights = module.weights_from(cell, params)
+    assert all(np.isnan(leaf).any() for leaf in jax.tree.leaves(weights))
+
+
+def test_float64_without_x64_is_not_rounded_silently():
+    weights = interop.torch.weights_from(gru(), random_params(gru(), "float64"))
+    with jax.enable_x64(False), pytest.raises(ValueError, match="float64 needs"):
+        interop.torch.params_from(gru(), weights)
+
+
+def test_no_library_is_imported():
+    code = (
+        "import sys, rnn_jax.interop; "
+        "print({'torch', 'keras', 'haiku', 'equinox', 'safetensors'} & {*sys.modules})"
+    )
+    command, checkout = [sys.executable, "-c", code], Path(__file__).parents[1]
+    result = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"

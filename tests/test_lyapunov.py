@@ -1,0 +1,199 @@
+"""Lyapunov spectra: closed forms, sum rules, mean field, and results that say what they are not."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnn_jax
+from rnn_jax import elman, lstm, schemes
+from rnn_jax.analysis import (
+    finite_time_spectrum,
+    kaplan_yorke_dimension,
+    lyapunov_spectrum,
+    orthonormalisation_interval,
+    step_jacobians,
+)
+from rnn_jax.theory import gaussian_mean, vanilla_mean_field
+from rnn_jax.unroll import states_before
+
+KEY = jax.random.key(0)
+D = 3
+
+
+def noise(steps, seed=1, dtype=jnp.float64):
+    return jax.random.normal(jax.random.key(seed), (steps, D), dtype)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_linear_network_has_the_logarithms_of_its_eigenvalues(every):
+    """A3: ln |mu_i| of a Gaussian matrix, sorted, to the 5e-3 of complex pairs in 5000 steps."""
+    cell = elman("identity")
+    params = cell.init(KEY, D, 32, scheme=schemes.gaussian(), dtype=jnp.float64)
+    result = lyapunov_spectrum(KEY, cell, params, jnp.zeros((5700, D)), every=every)
+    eigenvalues = np.linalg.eigvals(np.asarray(params["recurrent_kernel"]))
+    expected = np.sort(np.log(np.abs(eigenvalues)))[::-1]
+    np.testing.assert_allclose(result.exponents, expected, atol=5e-3)
+    assert bool(result.resolved.all())
+
+
+def test_gain_times_orthogonal():
+    cell = elman("identity")
+    for gain in (0.5, 1.1):
+        params = cell.init(KEY, D, 8, scheme=schemes.orthogonal(gain), dtype=jnp.float64)
+        result = lyapunov_spectrum(KEY, cell, params, jnp.zeros((1000, D)))
+        np.testing.assert_allclose(result.exponents, np.log(gain), atol=1e-12)
+        np.testing.assert_allclose(result.standard_error, 0, atol=1e-13)
+        np.testing.assert_allclose(result.running, np.log(gain), atol=1e-12)
+
+
+def test_the_sum_rule_of_the_lstm():
+    """A19: all 2N exponents sum to the mean of ln |det J|, in closed form along the trajectory."""
+    cell, size, steps = lstm(), 6, 1500
+    params = cell.init(KEY, D, size, dtype=jnp.float64)
+    xs = noise(700 + steps)
+    result = lyapunov_spectrum(KEY, cell, params, xs)
+    _, trajectory = rnn_jax.unroll(cell, params, xs)
+    previous = states_before(cell.initial_state(params), trajectory.states)
+    gates = jax.vmap(functools.partial(rnn_jax.cells.lstm_gates, params))(
+        previous, cell.project(params, xs)
+    )
+    read = jnp.log(jnp.abs(jnp.tanh(trajectory.states.cell) * gates.output * (1 - gates.output)))
+    u_o = params["recurrent_kernel"][:, 3 * size :]
+    terms = jnp.sum(jnp.log(gates.forget) + read, axis=1) + jnp.linalg.slogdet(u_o)[1]
+    assert float(result.exponents.sum()) == pytest.approx(float(terms[700:].mean()), abs=1e-4)
+
+
+def test_exponents_are_the_slopes_of_the_singular_values():
+    """The spectrum of the forward frame is that of J_{T:t} at a long lag, divided by the lag."""
+    cell = elman()
+    params = cell.init(KEY, D, 12, scheme=schemes.gaussian(1.5), dtype=jnp.float64)
+    xs = noise(4000)
+    result = lyapunov_spectrum(KEY, cell, params, xs, burn_in=500, tangent_burn_in=100)
+    finite = finite_time_spectrum(cell, params, xs, [3400]).log_singular_values[0] / 3400
+    # Finite-time exponents differ by O(1/k): the end points, some nats over 3400 steps.
+    np.testing.assert_allclose(result.exponents, finite, atol=5e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("gain", "size", "mean", "deviation", "seeds"),
+    [
+        (1.5, 128, 0.0245, 0.0214, 6),
+        (2.0, 256, 0.1486, 0.0034, 4),
+        (3.0, 256, 0.3024, 0.0016, 4),
+    ],
+)
+def test_the_largest_exponent_of_a_chaotic_network(gain, size, mean, deviation, seeds):
+    """B4b: finite networks lie below mean field, by the amount measured elsewhere."""
+    cell = elman()
+
+    def largest(key):
+        params = cell.init(key, D, size, scheme=schemes.gaussian(gain), dtype=jnp.float32)
+        params = params | {"bias": jnp.zeros(size, jnp.float32)}
+        start = jax.random.normal(jax.random.fold_in(key, 1), (size,), jnp.float32)
+        xs = jnp.zeros((1700, D), jnp.float32)
+        state = rnn_jax.HiddenState(jnp.tanh(start))
+        return lyapunov_spectrum(key, cell, params, xs, count=1, state=state).exponents[0]
+
+    found = np.asarray(jax.vmap(largest)(jax.random.split(KEY, seeds)))
+    chi = vanilla_mean_field(gain, 0.0).chi
+    assert found.mean() < float(jnp.log(chi)) / 2
+    # Three deviations of the reference and three standard errors of ours.
+    assert abs(found.mean() - mean) < 3 * deviation + 3 * found.std(ddof=1) / seeds**0.5
+
+
+def test_the_mean_of_all_exponents_is_that_of_mean_field():
+    """B1: ln g - 1/2 + E ln phi'(sqrt(q) z), here driven, to a few standard errors of one W."""
+    gain, size = 1.5, 100
+    cell = elman()
+    scheme = schemes.gaussian(gain)
+    params = cell.init(KEY, D, size, scheme=scheme, dtype=jnp.float64)
+    result = lyapunov_spectrum(KEY, cell, params, noise(500), burn_in=100, tangent_burn_in=50)
+    q = vanilla_mean_field(gain, 1.0).variance
+    log_slope = gaussian_mean(lambda u: jnp.log(1 - jnp.tanh(u) ** 2), q)
+    expected = np.log(gain) - 0.5 + float(log_slope)
+    # ln |det W| of one draw has a deviation of sqrt(ln N / 2) and a bias of ln(N) / 4.
+    assert float(result.exponents.mean()) == pytest.approx(expected, abs=0.05)
+
+
+def test_directions_that_are_lost_are_said_to_be():
+    """A17: at rest an LSTM has rank N. N exponents are -inf, flagged, and spoil nothing else."""
+    cell, size = lstm(), 4
+    params = cell.init(KEY, D, size, dtype=jnp.float64)
+    result = lyapunov_spectrum(KEY, cell, params, jnp.zeros((800, D)))
+    assert result.resolved.tolist() == [True] * size + [False] * size
+    jacobian = step_jacobians(cell, params, jnp.zeros((1, D)))[0]
+    moduli = np.sort(np.abs(np.linalg.eigvals(np.asarray(jacobian))))[::-1]
+    np.testing.assert_allclose(result.exponents[:size], np.log(moduli[:size]), atol=2e-3)
+    assert np.all(np.asarray(result.exponents[size:]) == -np.inf)
+    assert np.isfinite(result.half_difference)
+    assert float(result.entropy_rate) == 0
+    assert float(result.kaplan_yorke) == 0
+
+
+def test_more_steps_tell_more():
+    """The standard error covers the difference of two inputs and falls with the steps."""
+    cell = elman()
+    params = cell.init(KEY, D, 16, scheme=schemes.gaussian(), dtype=jnp.float64)
+    spectrum = lambda steps, seed: lyapunov_spectrum(
+        KEY, cell, params, noise(steps, seed), burn_in=100, tangent_burn_in=100, count=3
+    )
+    one, two = spectrum(2200, 5), spectrum(2200, 6)
+    error = np.hypot(one.standard_error, two.standard_error)
+    assert np.all(np.abs(one.exponents - two.exponents) < 5 * error)
+    long = spectrum(10_200, 5)
+    ratio = np.median(np.asarray(long.standard_error / one.standard_error))
+    assert 0.2 < ratio < 0.9  # 5 ** -0.5 is 0.45; an error of 16 blocks is uncertain by a fifth
+    assert float(long.half_difference) < 0.05
+
+
+def test_the_interval_keeps_the_spectrum():
+    """Chosen from the spread of a short run it changes no exponent by more than rounding."""
+    cell = elman()
+    params = cell.init(KEY, D, 24, scheme=schemes.gaussian(1.5), dtype=jnp.float64)
+    xs = noise(1400)
+    run = functools.partial(lyapunov_spectrum, KEY, cell, params)
+    pilot = run(xs[:400], burn_in=100, tangent_burn_in=100)
+    every = orthonormalisation_interval(pilot.exponents, jnp.float64)
+    assert every > 1
+    options = {"burn_in": 200, "tangent_burn_in": 200 // every * every}
+    steps = 200 + options["tangent_burn_in"] + 900 // every * every
+    often, seldom = (run(xs[:steps], every=k, **options) for k in (1, every))
+    np.testing.assert_allclose(seldom.exponents, often.exponents, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("exponents", "dimension"),
+    [
+        ([0.5, 0.0, -1.0, -2.0], 2.5),
+        ([0.9, 0.0, -14.57], 2 + 0.9 / 14.57),  # Lorenz
+        ([-1.0, -2.0], 0.0),
+        ([0.0, -1.0], 1.0),
+        ([1.0, 0.5], np.nan),
+        ([0.3, -np.inf], 1.0),
+    ],
+)
+def test_kaplan_yorke(exponents, dimension):
+    found = kaplan_yorke_dimension(jnp.array(exponents))
+    np.testing.assert_allclose(found, dimension, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 9}, "only 8 dimensions, got 9"),
+        ({"count": 0}, "count must be at least 1"),
+        ({"every": 0}, "every must be at least 1"),
+        ({"burn_in": -1}, "must not be negative"),
+        ({"burn_in": 790}, "at least 32 must remain, got 0"),
+        ({"every": 20}, "at least 640 must remain, got 100"),
+    ],
+)
+def test_bad_options(options, message):
+    cell = elman()
+    params = cell.init(KEY, D, 8)
+    with pytest.raises(ValueError, match=message):
+        lyapunov_spectrum(KEY, cell, params, jnp.zeros((800, D)), **options)

@@ -26,7 +26,34 @@ PALETTE = (
     "#8C6D31",
 )
 CELL_COLOURS = {"elman": PALETTE[0], "lstm": PALETTE[1], "gru": PALETTE[2]}
-CELL_LABELS = {"elman": "vanilla RNN", "lstm": "LSTM", "gru": "GRU"}
+CELL_LABELS = {
+    "elman": "vanilla RNN",
+    "lstm": "LSTM",
+    "gru": "GRU",
+    "antisymmetric": "AntisymmetricRNN",
+    "cayley_rnn": "scoRNN (Cayley)",
+    "convlstm": "ConvLSTM",
+    "cornn": "coRNN",
+    "exprnn": "expRNN",
+    "householder_rnn": "oRNN (Householder)",
+    "indrnn": "IndRNN",
+    "irnn": "IRNN",
+    "janet": "JANET",
+    "lem": "LEM",
+    "lightgru": "LiGRU",
+    "lru": "LRU",
+    "mgu": "MGU",
+    "mingru": "minGRU",
+    "minimal_rnn": "minimalRNN",
+    "minlstm": "minLSTM",
+    "mlstm": "mLSTM",
+    "ran": "RAN",
+    "rglru": "RG-LRU",
+    "rhn": "RHN",
+    "s5": "S5",
+    "slstm": "sLSTM",
+    "ugrnn": "UGRNN",
+}
 """What a person writes for a registered name, where it is not the name itself."""
 STYLE: Any = {
     "font.size": 9,
@@ -95,8 +122,9 @@ def ranked_decays(
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.25))
     rows = np.arange(len(names))
     slope, error = slopes.T
-    falls = slope < 0
-    half_life = np.log(2) / -np.where(falls, slope, np.nan)
+    # Within two standard errors of zero nothing is known but that the decay is slow.
+    told = slope < -2 * np.nan_to_num(error)
+    half_life = np.log(2) / -np.where(told, slope, np.nan)
     spread = half_life * np.nan_to_num(error / np.abs(slope))
     left.errorbar(half_life, rows, xerr=spread, fmt="o", color=PALETTE[1], markersize=4)
     left.set_xscale("log")
@@ -112,7 +140,9 @@ def ranked_decays(
                 color="#444444",
             )
         else:
-            text = "exactly zero" if np.isnan(slope[row]) else "grows"
+            grows = slope[row] > 2 * np.nan_to_num(error[row])
+            text = "grows" if grows else "no decay seen"
+            text = "exactly zero" if np.isnan(slope[row]) else text
             left.annotate(
                 text,
                 (1, row),
@@ -124,7 +154,7 @@ def ranked_decays(
                 fontsize=7,
                 color="#444444",
             )
-    left.margins(x=0.2)
+    left.margins(x=0.25)
     left.set_yticks(rows, names)
     left.set(xlabel="gradient half-life (steps)", ylim=(-0.7, len(names) - 0.3))
     top = max(1.0, float(np.nanmax(np.where(np.isfinite(decays), decays, np.nan))))

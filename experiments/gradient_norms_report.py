@@ -127,7 +127,7 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
                 "input": Path(config.data).name if source.startswith("file-") else source,
                 "cell": cell,
                 "slope (nats/step)": _shown_slope(slope, error),
-                "half-life (steps)": _half_life(slope),
+                "half-life (steps)": _half_life(slope, error),
                 "fit window (lags)": f"{first} to {last}",
                 "theory (nats/step)": _theory_slopes(arrays),
                 "float32 reports 0 from lag": _float32_zero(arrays["readout"], slope),
@@ -177,9 +177,11 @@ def _shown_slope(slope: float, error: float) -> str:
     return f"{slope:+.4f}" if np.isnan(error) else f"{slope:+.4f} ± {error:.4f}"
 
 
-def _half_life(slope: float) -> str:
+def _half_life(slope: float, error: float) -> str:
     if np.isnan(slope):
         return "none"
+    if abs(slope) < 2 * error:
+        return "no decay seen"
     return f"{np.log(2) / -slope:.2f}" if slope < 0 else "grows"
 
 

@@ -78,24 +78,39 @@ OTHERS = [
 
 
 THOROUGH = {"elman", "elman_relu", "lstm", "gru", "gru_before", "batched(elman)", "observer"}
-"""The cells under every law in the quick tests too. `unroll` does the same to all of them."""
-ESSENTIAL = {
+"""The cells under every law in the quick tests too."""
+QUICK = {
     "the_state_keeps_its_kind",
-    "a_cell_is_a_scan_body",
-    "read_repeats_the_output",
     "unroll_matches_the_reference",
-    "derivatives_agree",
     "the_closed_jacobian_is_the_derivative",
 }
-"""The laws that a new equation may break by itself: in the quick tests for every cell."""
+"""The laws in the quick tests of every factory's default cell."""
+OF_EQUATIONS = QUICK | {
+    "a_cell_is_a_scan_body",
+    "project_takes_any_leading_axes",
+    "read_repeats_the_output",
+    "every_part_of_the_state_matters",
+    "low_precision_only_rounds",
+    "masked_steps_are_absent",
+    "nan_does_not_pass_a_reset",
+    "derivatives_agree",
+    "tap_gradients_are_products_of_jacobians",
+    "a_cell_is_static_under_jit",
+}
+"""The laws that other equations may break. The rest is about `unroll`, which does the same to a
+factory's default cell, under all laws, as to those that its further options make."""
 
 
 def checks():
+    defaults = {lookup(name, OPTIONS.get(name, [{}])[0]).name for name in CELLS}
     for case in REGISTERED + OTHERS:
+        name = case.cell.name
         for law in LAWS:
-            quick = case.cell.name in THOROUGH or law.__name__ in ESSENTIAL
+            if name not in THOROUGH | defaults and law.__name__ not in OF_EQUATIONS:
+                continue
+            quick = name in THOROUGH or (name in defaults and law.__name__ in QUICK)
             marks = () if quick else pytest.mark.slow
-            yield pytest.param(law, case, id=f"{law.__name__}-{case.cell.name}", marks=marks)
+            yield pytest.param(law, case, id=f"{law.__name__}-{name}", marks=marks)
 
 
 @pytest.mark.parametrize(("law", "case"), list(checks()))

@@ -303,9 +303,11 @@ def test_lem_memory_is_that_of_a_lstm_with_coupled_gates():
 def test_lem_with_shut_gates_keeps_both_parts():
     cell = lem()
     params = draw(cell, hidden_size=4)
-    shut = {**params, "kernel": 0 * params["kernel"], "recurrent_kernel": params["kernel"][:0]}
-    shut["recurrent_kernel"] = 0 * params["recurrent_kernel"]
-    shut["bias"] = jnp.concatenate([jnp.full(8, -800.0), params["bias"][8:]])
+    shut = {
+        "kernel": 0 * params["kernel"],
+        "recurrent_kernel": 0 * params["recurrent_kernel"],
+        "bias": jnp.concatenate([jnp.full(8, -800.0), params["bias"][8:]]),
+    }
     start = cell.initial_state(params)._replace(hidden=noise(4), memory=noise(4, seed=1))
     # sigmoid(-800) underflows to 0.
     end, _ = unroll(cell, shut, noise(100, 3), state=start)
@@ -412,11 +414,11 @@ def test_combinators_prepare_the_cells_that_they_are_made_of(combine):
     assert str(ready).count("'recurrent_kernel'") > str(params).count("'recurrent_kernel'")
     close(unroll(cell, ready, xs), unroll(cell, params, xs))
     loss = lambda method, params: method(cell, params, xs)[1].outputs.sum()
-    with_loop, without = (
+    scanned, looped = (
         jax.jit(jax.value_and_grad(functools.partial(loss, method)))(params)
         for method in (unroll, unroll_static)
     )
-    close(with_loop, without)
+    close(scanned, looped)
 
 
 @pytest.mark.parametrize("name", ORTHOGONAL)

@@ -328,6 +328,51 @@ def test_registered_cell_takes_part(monkeypatch):
         assert picture(draw())
 
 
+# ----- the zoo ----------------------------------------------------------------------------------
+
+
+def zoo(**changes):
+    config = configs.get_config("zoo")
+    config.update({"seeds": 2, "batch": 2, "hidden_size": 8, "steps": 24} | changes)
+    return config
+
+
+def test_the_zoo_is_every_cell_sorted_by_half_life():
+    """From made-up curves: the longest half-life first, one row of the figure for each cell."""
+    config = zoo(steps=100)
+    assert list(config.cells) == list(CELLS)
+    EXPERIMENT.validate(config)
+    slopes = dict(zip(config.cells, np.random.default_rng(0).permutation(len(CELLS)), strict=True))
+    results = {
+        unit: {"readout": lines([-0.01 * slopes[unit.split(".")[2]]] * 2)}
+        for unit in EXPERIMENT.units(config)
+    }
+    said = EXPERIMENT.report(config, results)
+    assert said.summary["cell"].tolist() == sorted(slopes, key=slopes.get)
+    assert list(said.figures) == ["zoo"]
+    figure = said.figures["zoo"]()
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert len(set(labels)) == len(CELLS)
+    assert picture(figure)
+
+
+@pytest.mark.slow
+def test_every_cell_of_the_zoo_is_measured():
+    """At its own initialisation; a gradient at every lag unless the cell has exact zeros."""
+    config = zoo()
+    results = run(config)
+    for unit, arrays in results.items():
+        assert arrays["readout"].shape == (2, 2, 25), unit
+        assert not np.isnan(arrays["readout"]).any(), unit
+        assert np.isfinite(arrays["readout"][..., -1]).all(), unit
+
+
+@pytest.mark.parametrize("losses", [(), ("last_step",), ("readout", "first_step")])
+def test_unknown_losses(losses):
+    with pytest.raises(ValueError, match=r"config\.losses must be 'readout' and any of"):
+        EXPERIMENT.validate(small(losses=losses))
+
+
 # ----- slopes and floors ------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import contract
 import haiku
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,10 @@ import torch
 from flax import linen
 from reference import sequence
 from reference_lstm import (
+    CASE_OPTIONS,
     LSTM_OPTIONS,
+    OPTIONS,
+    REFERENCES,
     lstm_name,
     mlstm,
     mlstm_parallel,
@@ -213,6 +217,17 @@ def test_layer_norm_starts_from_zero_with_finite_gradients():
     _, gradients = outputs_and_gradients(functools.partial(outputs, cell), params, normal(T, D))
     assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
     assert jnp.any(gradients[0]["recurrent_kernel"] != 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [o for o in LSTM_OPTIONS if o not in OPTIONS["lstm"]], ids=lstm_name
+)
+def test_pairs_of_options(options):
+    """Those that test_contract.py leaves out."""
+    cell = lstm(**options)
+    laws = [contract.unroll_matches_the_reference, contract.the_closed_jacobian_is_the_derivative]
+    contract.verify_cell(cell, REFERENCES[cell.name], laws=laws, **CASE_OPTIONS.get(cell.name, {}))
 
 
 def test_names_tell_the_options():
@@ -449,7 +464,8 @@ def test_convlstm_is_that_of_haiku(shape, kernel_size):
         return haiku.dynamic_unroll(module, xs[:, None], module.initial_state(1))[0][:, 0]
 
     xs = normal(T, *shape, D, seed=5, dtype=jnp.float32)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    # haiku's states are of JAX's default dtype.
+    with jax.enable_x64(False):
         transformed = haiku.without_apply_rng(haiku.transform(network))
         weights = transformed.init(jax.random.key(0), xs)
         expected = transformed.apply(weights, xs)
@@ -479,7 +495,7 @@ def test_convlstm_is_that_of_keras(shape, kernel_size):
     cell = convlstm(shape, kernel_size)
     params = cell.init(jax.random.key(0), D, H, dtype=jnp.float32)
     np.testing.assert_array_equal(params["bias"], weights[2])
-    params = dict(zip(params, weights, strict=True))
+    params = dict(zip(("kernel", "recurrent_kernel", "bias"), weights, strict=True))
     np.testing.assert_allclose(outputs(cell, params, xs), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -508,9 +524,10 @@ def test_convlstm_spreads_by_half_a_window_per_step():
 
 def test_convlstm_starts_like_linen():
     keys, shape = jax.random.split(jax.random.key(0), 100), (4, 4)
-    carry = (jnp.zeros((*shape, H)),) * 2
+    image = jnp.zeros((*shape, D), jnp.float32)
     module = linen.ConvLSTMCell(H, (3, 3))
-    theirs = jax.vmap(lambda key: module.init(key, carry, jnp.zeros((*shape, D)))["params"])(keys)
+    carry = module.initialize_carry(keys[0], image.shape)
+    theirs = jax.vmap(lambda key: module.init(key, carry, image)["params"])(keys)
     mine = jax.vmap(lambda key: convlstm(shape).init(key, D, H))(keys)
     for name, part in (("kernel", "ih"), ("recurrent_kernel", "hh")):
         expected = np.ravel(theirs[part]["kernel"])

@@ -49,9 +49,8 @@ def test_equals_unroll(cell):
             agree(got, case.scan(args, reverse=reverse, **options))
 
 
-@pytest.mark.parametrize(
-    "cell", [mingru(), pytest.param(lru(), marks=pytest.mark.slow)], ids=["mingru", "lru"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [mingru(), lru()], ids=["mingru", "lru"])
 def test_absent_options(cell):
     """What is not given is not there: each combination of options is a program of its own."""
     case = Case(cell)

@@ -16,6 +16,9 @@ module says so.
 `equinox`       arrays of ``LSTMCell`` and ``GRUCell``
 ==============  ===========================================================================
 
+`LinenCell` and `NNXCell` put any cell of this library into a Flax model; `from_linen` and
+`from_nnx` bring a cell of Flax, or of your own in Flax, under these instruments.
+
 `save` and `load` keep the parameters of anything in this library in safetensors files.
 
 >>> import jax, rnn_jax
@@ -33,11 +36,17 @@ from rnn_jax.interop import linen_weights as flax_linen
 from rnn_jax.interop import nnx_weights as flax_nnx
 from rnn_jax.interop import torch_weights as torch
 from rnn_jax.interop.files import load, load_metadata, save
+from rnn_jax.interop.linen_adapter import LinenCell, from_linen
+from rnn_jax.interop.nnx_adapter import NNXCell, from_nnx
 
 __all__ = [
+    "LinenCell",
+    "NNXCell",
     "equinox",
     "flax_linen",
     "flax_nnx",
+    "from_linen",
+    "from_nnx",
     "haiku",
     "keras",
     "load",

@@ -106,9 +106,9 @@ def picked(network: Cell | Layer, params: Params) -> dict[Path, Mapping[str, Any
         found = {path: functools.reduce(operator.getitem, path, params) for path in paths}
     except (KeyError, IndexError, TypeError):
         found = {}
-    structure = jax.tree.structure(params)
+    structure: Any = jax.tree.structure(params)
     fits = found and all(isinstance(part, Mapping) for part in found.values())
-    if not (fits and jax.tree.structure(nested(found)) == structure):
+    if not (fits and structure == jax.tree.structure(nested(found))):
         raise ValueError(
             f"{network.name}: params with the structure {structure} are those of another network"
         )

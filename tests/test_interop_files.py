@@ -107,7 +107,7 @@ def test_arrays_of_any_memory_layout(path):
         ({3: jnp.zeros(2)}, TypeError, "key 3 .* must be a string"),
         (({"s": Record(jnp.zeros(2))},), TypeError, r"'0\.s' is a Record, expected an array"),
         ({"k": jax.random.key(0)}, ValueError, "'k' is key<fry>, which safetensors cannot hold"),
-        ({"z": np.zeros(2, complex)}, ValueError, "'z' is complex128"),
+        ({"z": np.zeros(2, np.complex64)}, ValueError, "'z' is complex64"),
         ({"o": np.array([None])}, ValueError, "'o' is object"),
     ],
 )

@@ -69,7 +69,7 @@ def test_singular_values_of_a_product_that_no_float_can_hold(name):
     spectrum = jax.jit(functools.partial(finite_time_spectrum, cell, lags=lags))(params, xs)
     expected = exact_spectra(step_jacobians(cell, params, xs), lags)
     assert bool(spectrum.converged.all())
-    assert expected[-1, 0] - expected[-1, -1] > 200
+    assert expected[-1, 0] - expected[-1, -1] > 150  # e**88 is the end of float32
     # One rounding per step, amplified by the conditioning of a step.
     np.testing.assert_allclose(spectrum.log_singular_values, expected, rtol=1e-9, atol=1e-8)
     np.testing.assert_allclose(spectrum.log_condition, expected[:, 0] - expected[:, -1], rtol=1e-8)

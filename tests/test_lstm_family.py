@@ -312,6 +312,29 @@ def test_gates_of_200_do_not_overflow(name, forget, sign_i, sign_f):
     assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
 
 
+@pytest.mark.parametrize("name", ["slstm", "mlstm"])
+def test_gradients_reach_the_empty_memory(name):
+    """An empty memory has zeros in it, not nothing: dc_T/dc_0 is the product of all f."""
+    cell, xs = getattr(cells, name)(), normal(T, D, seed=5)
+    params = draw(cell)
+    first = cell.initial_state(params)
+    if name == "slstm":
+        params["recurrent_kernel"] = jnp.zeros_like(params["recurrent_kernel"])
+        log_f = jax.nn.log_sigmoid(jnp.split(cell.project(params, xs), 4, axis=-1)[1])
+    else:
+        log_f = cell.project(params, xs).log_forget
+
+    def last(memory):
+        """c_T in units of one: at any m the same."""
+        state, _ = unroll(cell, params, xs, state=first._replace(cell=memory))
+        m = state.stabiliser.reshape(-1, *(1,) * (memory.ndim - 1))
+        return state.cell * jnp.exp(m)
+
+    by_first = jax.jvp(last, (first.cell,), (jnp.ones_like(first.cell),))[1]
+    expected = jnp.exp(log_f.sum(0)).reshape(-1, *(1,) * (by_first.ndim - 1))
+    close(by_first, jnp.broadcast_to(expected, by_first.shape))
+
+
 def test_stabilisers_are_free():
     """A memory in other units with the same product is the same memory."""
     xs, shift = normal(T, D, seed=5), normal(H, seed=7)

@@ -201,7 +201,10 @@ def finite_time_spectrum(
         orthogonal, triangular = positive_qr(pulled)
         return _Carry(orthogonal, _absorb(triangular, carry.graded))
 
-    start = _Carry(jnp.eye(along.size, dtype=along.dtype), _unit(along.size, along.dtype))
+    # Any frame serves. From a random one every direction is found in the order of its growth; the
+    # axes stay apart where Jacobians are block triangular, as those of a stack.
+    frame = jax.random.orthogonal(jax.random.key(0), along.size).astype(along.dtype)
+    start = _Carry(frame, _unit(along.size, along.dtype))
     graded = _at_lags(back, start, along.steps, wanted).graded
     log_values, converged = jax.vmap(_singular_values)(graded)
     log_frobenius = jax.nn.logsumexp(2 * log_values, axis=1) / 2
@@ -326,15 +329,15 @@ def _absorb(triangular: jax.Array, graded: _Graded) -> _Graded:
 def _regrade(triangular: jax.Array, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
     """ln D' and the unit triangular U of R D = D' U, but for the signs of the rows of R."""
     diagonal = jnp.diagonal(triangular)
-    singular = diagonal == 0
-    rows = triangular / jnp.where(singular, 1, diagonal)[:, None]
-    gap = log_scale[None, :] - log_scale[:, None]
-    # Where R couples nothing the gap does not matter, be it infinite.
-    unit = jnp.where(rows == 0, 0, rows * jnp.exp(jnp.minimum(gap, _WIDEST)))
-    size = len(diagonal)
-    unit = jnp.where(jnp.eye(size, dtype=bool) | singular[:, None], jnp.eye(size), unit)
-    unit = unit.astype(triangular.dtype)
-    return log_scale + jnp.log(jnp.abs(diagonal)), unit
+    dead = (diagonal == 0) | jnp.isneginf(log_scale)  # rows of zeros, whose scale is -inf
+    rows = triangular / jnp.where(dead, 1, diagonal)[:, None]
+    gap = jnp.where(jnp.isneginf(log_scale), 0, log_scale)
+    gap = gap[None, :] - gap[:, None]
+    # Where R couples nothing the gap does not matter, however wide.
+    couples = (rows != 0) & ~dead[:, None] & ~jnp.isneginf(log_scale)[None, :]
+    unit = jnp.where(couples, rows * jnp.exp(jnp.minimum(gap, _WIDEST)), 0)
+    eye = jnp.eye(len(diagonal), dtype=triangular.dtype)
+    return log_scale + jnp.log(jnp.abs(diagonal)), jnp.where(eye == 1, eye, unit)
 
 
 _WIDEST = 60.0
@@ -350,9 +353,10 @@ def _singular_values(graded: _Graded) -> tuple[jax.Array, jax.Array]:
     nearer to diagonal by the ratio of neighbours.
     """
     dtype = graded.log_scale.dtype
-    eps = jnp.finfo(dtype).eps
-    tolerance = eps**0.4
+    eps = float(jnp.finfo(dtype).eps)
+    tolerance = float(eps) ** 0.4
     top = jnp.max(graded.log_scale)
+    top = jnp.where(jnp.isneginf(top), 0, top)
     whole = jnp.exp(graded.log_scale - top)[:, None] * graded.triangular
     dense = jnp.linalg.svd(whole, compute_uv=False)
     resolved = dense > dense[0] * len(dense) * eps / tolerance

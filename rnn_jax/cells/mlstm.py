@@ -8,7 +8,12 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from rnn_jax.base import Cell, Params, affine, check_positive, foreign_params
-from rnn_jax.cells.slstm import check_forget, forget_biases, log_forget_gate
+from rnn_jax.cells.slstm import (
+    check_forget,
+    forget_biases,
+    log_forget_gate,
+    stabilised_gates,
+)
 from rnn_jax.schemes import own_init
 
 NEGLIGIBLE = -40.0
@@ -50,10 +55,9 @@ def mlstm(heads: int = 1, forget: Literal["sigmoid", "exp"] = "sigmoid") -> Cell
 
     m_t = max(ln f + m_{t-1}, a_i),    i' = exp(a_i - m_t),    f' = exp(ln f + m_{t-1} - m_t)
 
-    Any m gives the same y. An empty memory, C = 0 and n = 0, has no scale, whatever m says: then
-    m_t = a_i and f' = 0, as for m_{t-1} = -inf (the paper starts from 0, and in float32 loses
-    what comes in below exp(-88)). exp(-m) would overflow after many small gates, so the fraction
-    is expanded by exp(m) where m < 0.
+    Any m gives the same y. An empty memory, C = 0 and n = 0, has no scale to keep, so that then
+    m_t = a_i (with the scale of m_0 = 0, float32 would lose what comes in below exp(-88)). exp(-m)
+    would overflow after many small gates, so the fraction is expanded by exp(m) where m < 0.
 
     Parameters: ``kernel`` (D, 4 * H) and ``bias`` (4 * H,), in the order q, k, v, o;
     ``gate_kernel`` (D, 2 * N) and ``gate_bias`` (2 * N,), in the order i, f. State:
@@ -134,9 +138,9 @@ def _mlstm(heads: int, forget: str) -> Cell:
 
     def step(params: Params, state: MLSTMState, drive: MLSTMDrive) -> tuple[MLSTMState, jax.Array]:
         stored = jnp.any(state.cell != 0, (1, 2)) | jnp.any(state.normaliser != 0, 1)
-        kept = jnp.where(stored, drive.log_forget + state.stabiliser, -jnp.inf)
-        m = jnp.maximum(kept, drive.input)
-        i, f = jnp.exp(drive.input - m)[:, None], jnp.exp(kept - m)[:, None]
+        kept = drive.log_forget + state.stabiliser
+        m, i, f = stabilised_gates(~stored, drive.input, kept)
+        i, f = i[:, None], f[:, None]
         outer = drive.value[:, :, None] * drive.key[:, None, :]
         cell = f[:, None] * state.cell + i[:, None] * outer
         new = MLSTMState(cell, f * state.normaliser + i * drive.key, m)

@@ -37,6 +37,18 @@ def log_forget_gate(forget: str, preactivation: jax.Array) -> jax.Array:
     return jax.nn.log_sigmoid(preactivation) if forget == "sigmoid" else preactivation
 
 
+def stabilised_gates(
+    empty: jax.Array, preactivation: jax.Array, kept: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """m_t, i' and f' from a_i and ln f + m_{t-1}; an ``empty`` memory has no scale to keep.
+
+    f' multiplies zeros then and need not be below 1, so it is cut where it might overflow: only
+    the derivative by an initial state can see that, and only if ln f + m_{t-1} - a_i > 40.
+    """
+    m = jnp.where(empty, preactivation, jnp.maximum(kept, preactivation))
+    return m, jnp.exp(preactivation - m), jnp.exp(jnp.minimum(kept - m, 40))
+
+
 def forget_biases(units: int, dtype: jax.typing.DTypeLike) -> jax.Array:
     """From 3 to 6, evenly spaced, as in the authors' code: f between 0.95 and 0.998."""
     return jnp.linspace(3.0, 6.0, units, dtype=dtype)
@@ -73,10 +85,9 @@ def slstm(forget: Literal["sigmoid", "exp"] = "sigmoid") -> Cell:
     Parameters: ``kernel`` (D, 4 * H), ``recurrent_kernel`` (H, 4 * H), ``bias`` (4 * H,), in the
     order i, f, z, o. State: ``SLSTMState(hidden, cell, normaliser, stabiliser)``, each (H,).
 
-    All of the state is zero at first. An empty memory, n = 0, has no scale, whatever m says: then
-    m_t = a_i and f' = 0, as for m_{t-1} = -inf, which no zoneout or optimiser would survive. So
-    n_t >= 1 after any step and the quotient is safe at any pre-activation. m is free: scaling c
-    and n and shifting m against it changes no output, so a gradient by m is one by that scale.
+    All of the state is zero at first. An empty memory, n = 0, has no scale to keep, so that then
+    m_t = a_i, as in the authors' code. So n_t >= 1 after any step and the quotient is safe at any
+    pre-activation. m is free: scaling c and n and shifting m against it changes no output.
 
     One head: the recurrent kernel is full (the paper's is block diagonal with several). Without a
     scheme it is zero, and the forget biases lie evenly between 3 and 6, as in the authors' code;
@@ -108,9 +119,7 @@ def _slstm(forget: str) -> Cell:
     def cell(params: Params, state: SLSTMState, drive: jax.Array) -> SLSTMState:
         _, c, n, m = state
         a_i, a_f, a_z, a_o = jnp.split(drive + state.hidden @ params["recurrent_kernel"], 4)
-        kept = jnp.where(n == 0, -jnp.inf, log_forget_gate(forget, a_f) + m)
-        m = jnp.maximum(kept, a_i)
-        i, f = jnp.exp(a_i - m), jnp.exp(kept - m)
+        m, i, f = stabilised_gates(n == 0, a_i, log_forget_gate(forget, a_f) + m)
         c, n = f * c + i * jnp.tanh(a_z), f * n + i
         return SLSTMState(jax.lax.logistic(a_o) * (c / n), c, n, m)
 

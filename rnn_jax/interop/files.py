@@ -19,7 +19,7 @@ STRUCTURE = "rnn_jax.structure"
 """The key in a file's metadata under which the nesting of the parameters stands."""
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    *("bfloat16", "float16", "float32", "float64", "complex64"),
+    *("bfloat16", "float16", "float32", "float64"),
 )
 """What safetensors both writes and reads."""
 
@@ -41,7 +41,7 @@ def save(path: PathLike, params: Params, metadata: Mapping[str, str] | None = No
 
     Raises:
       TypeError: for anything else in the tree or in the metadata.
-      ValueError: for a dtype that the format does not have (complex128, say), or a path that
+      ValueError: for a dtype that the format does not have (complex numbers, say), or a path that
         cannot be written; names it.
 
     >>> import jax.numpy as jnp, rnn_jax, tempfile

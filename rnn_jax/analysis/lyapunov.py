@@ -141,7 +141,7 @@ def _result(growth: jax.Array, every: int) -> LyapunovResult:
     size = rounds // _BLOCKS
     blocks = rates[: size * _BLOCKS].reshape(_BLOCKS, size, count).mean(axis=1)
     halves = jnp.stack([rates[: rounds // 2].mean(axis=0), rates[-(rounds // 2) :].mean(axis=0)])
-    number = jnp.maximum(jnp.sum(resolved), 1)
+    number = jnp.maximum(jnp.sum(resolved.astype(rates.dtype)), 1)
     counts = jnp.arange(1, rounds + 1, dtype=rates.dtype)[:, None]
     return LyapunovResult(
         exponents=mean,
@@ -169,7 +169,8 @@ def kaplan_yorke_dimension(exponents: jax.Array) -> jax.Array:
     k = jnp.sum(sums >= 0)
     surplus = jnp.where(k > 0, sums[jnp.maximum(k - 1, 0)], 0)
     part = surplus / jnp.abs(exponents[jnp.minimum(k, count - 1)])
-    return jnp.where(k == count, jnp.nan, jnp.where(k == 0, 0, k + part))
+    dimension = jnp.where(k == 0, 0, k.astype(part.dtype) + part)
+    return jnp.where(k == count, jnp.nan, dimension)
 
 
 def orthonormalisation_interval(exponents: jax.Array, dtype: jnp.dtype = jnp.float32) -> int:

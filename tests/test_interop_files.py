@@ -60,7 +60,7 @@ def test_any_tree_there_and_back(path, tree, metadata):
     assert interop.load_metadata(path) == metadata
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 @pytest.mark.parametrize(
     "network",
     [
@@ -70,7 +70,12 @@ def test_any_tree_there_and_back(path, tree, metadata):
     ids=str,
 )
 def test_params_of_this_library(path, network, dtype):
-    params = network.init(jax.random.key(0), 4, 4, dtype=dtype)
+    init = lambda key: network.init(key, 4, 4, dtype=dtype)
+    random = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda a: jnp.asarray(random.normal(size=a.shape), a.dtype),
+        jax.eval_shape(init, jax.random.key(0)),
+    )
     interop.save(path, params)
     same_bits(interop.load(path), params)
 

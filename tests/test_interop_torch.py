@@ -79,7 +79,15 @@ def theirs(module, given, ragged):
 @pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
 @both_precisions
 @pytest.mark.parametrize("ragged", [False, True], ids=["whole", "ragged"])
-@every_network
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(
+            name, marks=[] if name in ("single", "deep bidirectional") else pytest.mark.slow
+        )
+        for name in NETWORKS
+    ],
+)
 @every_cell
 def test_agreement(cell, network, ragged, dtype):
     """Of ours with PyTorch's weights, and of PyTorch with ours."""

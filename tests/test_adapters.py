@@ -512,9 +512,8 @@ FOREIGN = {
 }
 SHAPES = {"ConvLSTMCell": (5, D)}
 
-QUICK = {"Leaky", "OptimizedLSTMCell", "nnx.GRUCell", "nnx.Last"}
-"""One of each kind, under the essential laws in the quick tests too, and under all of them."""
-THOROUGH = QUICK | {"ConvLSTMCell", "LinenCell"}
+THOROUGH = {"Leaky", "nnx.GRUCell"}
+"""One of each library under all laws, and under the essential ones in the quick tests too."""
 ESSENTIAL = {
     "the_state_keeps_its_kind",
     "a_cell_is_a_scan_body",
@@ -533,7 +532,7 @@ def laws():
         for law in LAWS:
             essential = law.__name__ in ESSENTIAL
             if (essential or name in THOROUGH) and law.__name__ not in INAPPLICABLE:
-                quick = essential and name in QUICK
+                quick = essential and name in THOROUGH
                 marks = () if quick else pytest.mark.slow
                 yield pytest.param(law, name, id=f"{law.__name__}-{name}", marks=marks)
 

@@ -27,6 +27,7 @@ sweep = jax.jit(analysis.length_sweep, static_argnames=("loss", "horizons"))
 curve = jax.jit(analysis.length_curve, static_argnames="tangents")
 
 T, D, H = 9, 3, 4
+OF_ELMAN = ("kernel", "recurrent_kernel", "bias")
 
 
 def observer():
@@ -48,10 +49,12 @@ def observer():
         state, _ = elman.step(params, state, drive)
         return state, read(params, state, drive)
 
+    def project(params, x):
+        return elman.project({part: params[part] for part in OF_ELMAN}, x)
+
     initial_state = lambda params: HiddenState(params["initial"])
-    return dataclasses.replace(
-        elman, name="observer", init=init, initial_state=initial_state, step=step, read=read
-    )
+    parts = {"init": init, "initial_state": initial_state, "step": step, "read": read}
+    return dataclasses.replace(elman, name="observer", project=project, **parts)
 
 
 EVERY_CELL = {name: CELLS[name]() for name in ("elman", "lstm", "gru")} | {"observer": observer()}

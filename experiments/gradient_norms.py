@@ -70,14 +70,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
         for name in names:
             if ":" not in name:  # else it is a cell of the user's own module
                 _known(field, name, known)
+    _known("elman_activation", config.elman_activation, ACTIVATIONS)
+    _known("gru_reset", config.gru_reset, ("after", "before"))
     for name in config.cells:
         try:
             cell_of(config, name)
         except ValueError as error:
             raise ValueError(f"config.cells: {error}") from error
     _known("scheme", config.scheme, (*SCHEMES, OWN_SCHEME))
-    _known("elman_activation", config.elman_activation, ACTIVATIONS)
-    _known("gru_reset", config.gru_reset, ("after", "before"))
     if config.seed < 0:
         raise ValueError(f"config.seed must not be negative, got {config.seed}")
     if not 0 < config.gain < np.inf:

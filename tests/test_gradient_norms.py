@@ -608,7 +608,7 @@ def words(folder):
         ({"input_size": 0}, "config.input_size must be at least 1, got 0"),
         ({"tangents": 0}, "config.tangents must be at least 1, got 0"),
         ({"steps": 7}, "config.steps must be at least 8 to fit a slope, got 7"),
-        ({"lengths": ()}, "config.lengths must be increasing integers above 0, got []"),
+        ({"horizons": ()}, "config.horizons must be increasing integers above 0, got []"),
         ({"lengths": (0, 5)}, "config.lengths must be increasing integers above 0, got [0, 5]"),
         ({"lengths": (9, 5)}, "config.lengths must be increasing integers above 0, got [9, 5]"),
         ({"lengths": (5, 5)}, "config.lengths must be increasing integers above 0, got [5, 5]"),

@@ -22,6 +22,9 @@ from rnn_jax.combinators import batched, bidirectional, stack, with_dropout
 from rnn_jax.interop.linen_adapter import LinenCell, from_linen
 from rnn_jax.interop.nnx_adapter import NNXCell, from_nnx
 
+# Minutes together.
+pytestmark = pytest.mark.slow
+
 D, H, T, B = 3, 4, 6, 3
 LENGTHS = np.array([T, 3, 1])
 KEY = jax.random.key(0)

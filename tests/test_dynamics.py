@@ -31,6 +31,9 @@ from rnn_jax.cells import (
 )
 from rnn_jax.cells.orthogonal import modrelu
 
+# Minutes together; the contract is the quick test of what is here.
+pytestmark = pytest.mark.slow
+
 ORTHOGONAL = {"exprnn": exprnn, "cayley_rnn": cayley_rnn, "householder_rnn": householder_rnn}
 
 

@@ -27,6 +27,9 @@ from interop_cases import (
 from rnn_jax import elman, gru, interop, lstm
 from rnn_jax.combinators import bidirectional, chain, stack
 
+# Minutes together.
+pytestmark = pytest.mark.slow
+
 ACTIVATIONS = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "identity": lambda x: x}
 
 # A module from the dtype of everything in it, and for nnx the size of its input.

@@ -25,6 +25,9 @@ from keras.src.backend.common.dtypes import BIT64_TO_BIT32_DTYPE
 from rnn_jax import elman, gru, interop, lstm
 from rnn_jax.combinators import bidirectional, chain, stack
 
+# Minutes together.
+pytestmark = pytest.mark.slow
+
 
 def rnn(cells, dtype):
     return keras.layers.RNN(cells, return_sequences=True, dtype=dtype)

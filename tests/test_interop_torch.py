@@ -27,6 +27,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from rnn_jax import elman, gru, interop, lstm
 from rnn_jax.combinators import bidirectional, chain, residual, stack
 
+# Minutes together.
+pytestmark = pytest.mark.slow
+
 CELLS = {
     "elman": (elman(), functools.partial(torch.nn.RNN, nonlinearity="tanh")),
     "elman_relu": (elman("relu"), functools.partial(torch.nn.RNN, nonlinearity="relu")),

@@ -29,6 +29,9 @@ from scipy import stats
 from rnn_jax import cells, lstm, schemes, unroll
 from rnn_jax.cells import LSTMState, SLSTMState, convlstm, slstm
 
+# Minutes together; the contract is the quick test of what is here.
+pytestmark = pytest.mark.slow
+
 T, D, H, P = 12, 3, 6, 4
 
 # The same arithmetic in another order, a dozen steps of it, on numbers of size one.

@@ -19,6 +19,9 @@ from rnn_jax.analysis import (
 from rnn_jax.theory import gaussian_mean, vanilla_mean_field
 from rnn_jax.unroll import states_before
 
+# Minutes together.
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 D = 3
 

@@ -14,6 +14,9 @@ from reference_linear import OPTIONS, REFERENCES
 from rnn_jax import CELLS, LinearCell, elman, length_mask, lstm, unroll, unroll_parallel
 from rnn_jax.cells import lookup, lru, mingru, rglru
 
+# Minutes together; the contract is the quick test of what is here.
+pytestmark = pytest.mark.slow
+
 LINEAR = [
     cell
     for name in CELLS

@@ -181,8 +181,9 @@ def finite_time_spectrum(
       ValueError: for lags that do not increase within 0 .. T, or as `rnn_jax.unroll`.
 
     References:
-      Dieci and Elia (2008), doi:10.1016/j.matcom.2007.07.003; for graded triangular matrices
-      Stewart (1997), doi:10.1016/S0168-9274(97)00011-7.
+      Stewart (1995), "On graded QR decompositions of products of matrices", ETNA 3; Dieci and Elia
+      (2008), "SVD algorithms to approximate spectra of dynamical systems", Mathematics and
+      Computers in Simulation 79.
 
     >>> import jax.numpy as jnp, rnn_jax
     >>> params = {"kernel": jnp.ones((1, 2)), "recurrent_kernel": jnp.diag(jnp.array([0.5, 1e-3])),

@@ -13,7 +13,7 @@ S     the flat state, in the order of ``ravel_pytree``
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -261,7 +261,7 @@ def packed_project(
     gates: int,
     *,
     recurrent_bias: bool = False,
-    extra: tuple[str, ...] = (),
+    extra: Collection[str] = (),
     recurrent_size: int | None = None,
     transform: Callable[[Params, jax.Array], jax.Array] | None = None,
 ) -> ProjectFn:
@@ -271,7 +271,7 @@ def packed_project(
     ``transform(params, x @ kernel)`` is what the bias is added to where that is not the product.
 
     Its error is a ValueError if the parameters are not those of a cell with so many gates and
-    such ``extra`` parameters (with shapes that happen to broadcast they would make a third
+    such ``extra`` parameters by name (with shapes that happen to broadcast they would make a third
     network), or if the last axis of ``x`` is not the D of the kernel.
     """
     names = {"kernel", "recurrent_kernel", "bias", *extra}

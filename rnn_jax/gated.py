@@ -1,6 +1,6 @@
 """The usual packed-kernel cell from its equations alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from rnn_jax.base import (
     packed_project,
     read_hidden,
 )
-from rnn_jax.schemes import Layout, Scheme, packed_init
+from rnn_jax.schemes import Draw, Scheme, packed_init
 
 Equations = Callable[[Params, State, Drive], State]
 """The new state from the old one and the drive x_t W + b."""
@@ -30,8 +30,7 @@ def gated_cell(
     state: Callable[..., State] = HiddenState,
     keep: str | int | None = None,
     recurrent_bias: str | int | None = None,
-    extra: Callable[[jax.Array, Layout], dict[str, jax.Array]] | None = None,
-    extra_names: tuple[str, ...] = (),
+    extra: Mapping[str, Draw] | None = None,
     scheme: Scheme | None = None,
     read: ReadFn = read_hidden,
     jacobian: Callable[..., jax.Array] | None = None,
@@ -50,8 +49,7 @@ def gated_cell(
       state: the NamedTuple of the state.
       keep: the gate that keeps the state when it saturates, where a scheme puts a forget bias.
       recurrent_bias: the gate with a second bias inside the recurrence, ``recurrent_bias`` (H,).
-      extra: draws further parameters from a key and the `Layout`, with the names
-      extra_names: for the check that parameters are those of this cell.
+      extra: further parameters by name, each a function that draws it from a key and the `Layout`.
       scheme: the initialisation of the paper, when ``init`` is given none.
       read: y_t as a function of the new state, by default its hidden vector.
       jacobian: the closed form, where the paper gives one.
@@ -103,7 +101,7 @@ def gated_cell(
             initial_state,
             step,
             packed_project(
-                label, len(gates), recurrent_bias=recurrent_bias is not None, extra=extra_names
+                label, len(gates), recurrent_bias=recurrent_bias is not None, extra=extra or ()
             ),
             read,
             jacobian,

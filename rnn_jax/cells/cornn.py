@@ -110,8 +110,7 @@ def _cornn(dt: float, gamma: float, epsilon: float, implicit: bool) -> Cell:
         gates=("acceleration",),
         name="cornn" if implicit else "cornn_explicit",
         state=CoRNNState,
-        extra=lambda key, layout: {"velocity_kernel": square(key, layout)},
-        extra_names=("velocity_kernel",),
+        extra={"velocity_kernel": square},
         scheme=dataclasses.replace(
             equinox(), name="cornn", kernel=kernel, recurrent_kernel=square, bias=bias
         ),

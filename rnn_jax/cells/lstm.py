@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax.base import Cell, Params, check_positive, packed_project
-from rnn_jax.schemes import Layout, packed_init
+from rnn_jax.schemes import Draw, Layout, packed_init
 
 GATES = ("input", "forget", "candidate", "output")
 EPSILON = 1e-5
@@ -162,25 +162,7 @@ def _lstm(peephole: bool, projection: int | None, coupled: bool, layer_norm: boo
     name = "_".join(["lstm", *(option for option, chosen in options.items() if chosen)])
     gates = GATES[1:] if coupled else GATES
 
-    def extra(key: jax.Array, layout: Layout) -> dict[str, jax.Array]:
-        size, width, dtype = layout.hidden_size, len(gates) * layout.hidden_size, layout.dtype
-        params = {}
-        if peephole:
-            params["peephole"] = jnp.zeros(width - size, dtype)
-        if projection is not None:
-            limit = size**-0.5
-            shape = (size, projection)
-            params["projection_kernel"] = jax.random.uniform(key, shape, dtype, -limit, limit)
-        if layer_norm:
-            params |= {part: jnp.ones(width, dtype) for part in ("input_gain", "recurrent_gain")}
-            params |= {"cell_gain": jnp.ones(size, dtype), "cell_shift": jnp.zeros(size, dtype)}
-        return params
-
-    extra_names = (
-        *(["peephole"] if peephole else []),
-        *(["projection_kernel"] if projection is not None else []),
-        *(["input_gain", "recurrent_gain", "cell_gain", "cell_shift"] if layer_norm else []),
-    )
+    extra = _further_parameters(len(gates), peephole, projection, layer_norm)
 
     def initial_state(params: Params) -> LSTMState:
         zeros = jnp.zeros_like(params["recurrent_kernel"][:, 0])
@@ -203,38 +185,13 @@ def _lstm(peephole: bool, projection: int | None, coupled: bool, layer_norm: boo
             hidden = hidden @ params["projection_kernel"]
         return LSTMState(hidden, cell), hidden
 
-    def jacobian(params: Params, state: LSTMState, drive: jax.Array) -> jax.Array:
-        i, f, g, o = lstm_gates(params, state, drive)
-        squashed = jnp.tanh(f * state.cell + i * g)
-        u_i, u_f, u_g, u_o = _with_input_gate(
-            jnp.split(params["recurrent_kernel"].T, len(gates)), len(gates)
-        )
-        by_i, by_f, by_o = g * i * (1 - i), state.cell * f * (1 - f), squashed * o * (1 - o)
-        cell_by_hidden = by_f[:, None] * u_f + by_i[:, None] * u_i + (i * (1 - g**2))[:, None] * u_g
-        cell_by_cell, read = f, o * (1 - squashed**2)
-        if peephole:
-            p_i, p_f, p_o = _peepholes(params["peephole"], len(gates))
-            cell_by_cell = cell_by_cell + by_f * p_f + by_i * p_i
-            read = read + by_o * p_o
-        hidden_by_hidden = by_o[:, None] * u_o + read[:, None] * cell_by_hidden
-        hidden_by_cell = jnp.diag(read * cell_by_cell)
-        if projection is not None:
-            projected = params["projection_kernel"].T
-            hidden_by_hidden, hidden_by_cell = (
-                projected @ hidden_by_hidden,
-                projected @ hidden_by_cell,
-            )
-        return jnp.block(
-            [[hidden_by_hidden, hidden_by_cell], [cell_by_hidden, jnp.diag(cell_by_cell)]]
-        )
-
     return Cell(
         name,
         packed_init(
             name,
             gates,
             keep="forget",
-            extra=extra if extra_names else None,
+            extra=extra,
             recurrent_size=projection,
         ),
         initial_state,
@@ -242,9 +199,61 @@ def _lstm(peephole: bool, projection: int | None, coupled: bool, layer_norm: boo
         packed_project(
             name,
             len(gates),
-            extra=extra_names,
+            extra=extra,
             recurrent_size=projection,
             transform=normalised_input if layer_norm else None,
         ),
-        jacobian=None if layer_norm else jacobian,
+        jacobian=None if layer_norm else _jacobian,
     )
+
+
+def _further_parameters(
+    gates: int, peephole: bool, projection: int | None, layer_norm: bool
+) -> dict[str, Draw]:
+    """What the options add to the packed kernels of so many gates, and how each is drawn."""
+
+    def constant(value: float, blocks: int) -> Draw:
+        return lambda key, layout: jnp.full(blocks * layout.hidden_size, value, layout.dtype)
+
+    def projection_kernel(key: jax.Array, layout: Layout) -> jax.Array:
+        limit = layout.hidden_size**-0.5
+        shape = (layout.hidden_size, layout.recurrent_shape[0])
+        return jax.random.uniform(key, shape, layout.dtype, -limit, limit)
+
+    draws: dict[str, Draw] = {}
+    if peephole:
+        draws["peephole"] = constant(0, gates - 1)
+    if projection is not None:
+        draws["projection_kernel"] = projection_kernel
+    if layer_norm:
+        draws |= {
+            "input_gain": constant(1, gates),
+            "recurrent_gain": constant(1, gates),
+            "cell_gain": constant(1, 1),
+            "cell_shift": constant(0, 1),
+        }
+    return draws
+
+
+def _jacobian(params: Params, state: LSTMState, drive: jax.Array) -> jax.Array:
+    """Of every form but the one with layer normalisation: the form shows in the parameters."""
+    i, f, g, o = lstm_gates(params, state, drive)
+    gates = params["recurrent_kernel"].shape[-1] // state.cell.size
+    squashed = jnp.tanh(f * state.cell + i * g)
+    u_i, u_f, u_g, u_o = _with_input_gate(jnp.split(params["recurrent_kernel"].T, gates), gates)
+    by_i, by_f, by_o = g * i * (1 - i), state.cell * f * (1 - f), squashed * o * (1 - o)
+    cell_by_hidden = by_f[:, None] * u_f + by_i[:, None] * u_i + (i * (1 - g**2))[:, None] * u_g
+    cell_by_cell, read = f, o * (1 - squashed**2)
+    if "peephole" in params:
+        p_i, p_f, p_o = _peepholes(params["peephole"], gates)
+        cell_by_cell = cell_by_cell + by_f * p_f + by_i * p_i
+        read = read + by_o * p_o
+    hidden_by_hidden = by_o[:, None] * u_o + read[:, None] * cell_by_hidden
+    hidden_by_cell = jnp.diag(read * cell_by_cell)
+    if "projection_kernel" in params:
+        projected = params["projection_kernel"].T
+        hidden_by_hidden, hidden_by_cell = (
+            projected @ hidden_by_hidden,
+            projected @ hidden_by_cell,
+        )
+    return jnp.block([[hidden_by_hidden, hidden_by_cell], [cell_by_hidden, jnp.diag(cell_by_cell)]])

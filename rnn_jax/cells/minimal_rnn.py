@@ -43,12 +43,15 @@ def minimal_rnn() -> Cell:
     name = "minimal_rnn"
     names = {"kernel", "input_bias", "recurrent_kernel", "gate_kernel", "bias"}
 
-    def extra(key: jax.Array, layout: Layout) -> dict[str, jax.Array]:
+    def gate_kernel(key: jax.Array, layout: Layout) -> jax.Array:
         square = (layout.hidden_size, layout.hidden_size)
-        return {
-            "gate_kernel": jax.nn.initializers.lecun_normal()(key, square, layout.dtype),
-            "input_bias": jnp.zeros(layout.hidden_size, layout.dtype),
-        }
+        return jax.nn.initializers.lecun_normal()(key, square, layout.dtype)
+
+    def input_bias(key: jax.Array, layout: Layout) -> jax.Array:
+        del key
+        return jnp.zeros(layout.hidden_size, layout.dtype)
+
+    extra = {"gate_kernel": gate_kernel, "input_bias": input_bias}
 
     def initial_state(params: Params) -> HiddenState:
         return HiddenState(jnp.zeros_like(params["bias"]))

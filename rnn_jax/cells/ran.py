@@ -64,12 +64,12 @@ def ran(output: Literal["tanh", "identity"] = "tanh") -> Cell:
 def _ran(output: str) -> Cell:
     name = "ran" if output == "tanh" else "ran_identity"
 
-    def extra(key: jax.Array, layout: Layout) -> dict[str, jax.Array]:
+    def content_kernel(key: jax.Array, layout: Layout) -> jax.Array:
         shape = (layout.input_size, layout.hidden_size)
-        draw = jax.nn.initializers.lecun_normal()
-        return {"content_kernel": draw(key, shape, layout.dtype)}
+        return jax.nn.initializers.lecun_normal()(key, shape, layout.dtype)
 
-    gates_of = packed_project(name, len(GATES), extra=("content_kernel",))
+    extra = {"content_kernel": content_kernel}
+    gates_of = packed_project(name, len(GATES), extra=extra)
 
     def project(params: Params, x: jax.Array) -> RANDrive:
         return RANDrive(gates_of(params, x), affine(name, params["content_kernel"], None, x))
@@ -99,7 +99,6 @@ def _ran(output: str) -> Cell:
         state=RANState,
         keep="forget",
         extra=extra,
-        extra_names=("content_kernel",),
         read=read,
         jacobian=jacobian,
     )

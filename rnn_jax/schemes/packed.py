@@ -1,13 +1,13 @@
 """The ``init`` of a cell, from a scheme or from its paper."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rnn_jax.base import InitFn, Params
-from rnn_jax.schemes.layout import Layout, Scheme
+from rnn_jax.schemes.layout import Draw, Layout, Scheme
 from rnn_jax.schemes.literature import orthogonal
 
 
@@ -17,7 +17,7 @@ def packed_init(
     *,
     keep: str | None = None,
     recurrent_bias: str | None = None,
-    extra: Callable[[jax.Array, Layout], dict[str, jax.Array]] | None = None,
+    extra: Mapping[str, Draw] | None = None,
     default: Scheme | None = None,
     recurrent_size: int | None = None,
     recurrent: bool = True,
@@ -26,10 +26,11 @@ def packed_init(
 
     It draws kernel (D, G * H), recurrent_kernel (H, G * H) or (recurrent_size, G * H), bias
     (G * H,) and, where a gate has a second bias inside the recurrence, recurrent_bias (H,);
-    ``extra`` draws what else the cell has (peepholes, say), whatever the scheme. Without a scheme
-    it follows ``default``, the paper's own, or else `orthogonal`. A cell that is not ``recurrent``
-    feeds nothing back through a matrix and has no recurrent_kernel. Its errors: ValueError if the
-    scheme makes no sense for the cell or a size is below 1, TypeError if the scheme is none.
+    ``extra`` draws what else the cell has (peepholes, say) by name, whatever the scheme. Without
+    a scheme it follows ``default``, the paper's own, or else `orthogonal`. A cell that is not
+    ``recurrent`` feeds nothing back through a matrix and has no recurrent_kernel. Its errors:
+    ValueError if the scheme makes no sense for the cell or a size is below 1, TypeError if the
+    scheme is none.
     """
 
     def init(
@@ -57,8 +58,8 @@ def packed_init(
             part: getattr(scheme, part)(part_key, layout)
             for part, part_key in zip(parts, keys, strict=True)
         }
-        if extra is not None:
-            params |= extra(jax.random.fold_in(key, len(parts)), layout)
+        for number, (part, draw) in enumerate((extra or {}).items(), start=len(parts)):
+            params[part] = draw(jax.random.fold_in(key, number), layout)
         return {part: value.astype(dtype) for part, value in params.items()}
 
     return init

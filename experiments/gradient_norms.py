@@ -164,8 +164,7 @@ def _lags(
     readouts = np.stack([_unit_vectors(rng, config.batch, shape) for rng in rngs])
     shape = (config.steps, config.batch, *shape)
     targets = np.stack([rng.standard_normal(shape, np.float32) for rng in rngs])
-    theory_of = cell if scheme is not None else ""  # its assumptions are those of the schemes
-    program = _lag_program(made, theory_of, config.elman_activation, tuple(config.losses))
+    program = _lag_program(made, cell, config.elman_activation, tuple(config.losses))
     return program(params, xs, readouts, targets)
 
 

@@ -47,8 +47,8 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
     """Everything that the experiment says, in long, in short and in pictures."""
     several = len(config.losses) > 1
     wanted: dict[str, tuple[Any, Any]] = {
-        "zoo": (_draw_zoo, len(config.cells) > len(figures.PALETTE)),
-        "gradient_against_lag": (_draw_lags, len(config.cells) <= len(figures.PALETTE)),
+        "zoo": (_draw_zoo, _is_zoo(config)),
+        "gradient_against_lag": (_draw_lags, not _is_zoo(config)),
         "losses": (_draw_losses, several),
         "gradient_against_length": (_draw_lengths, config.lengths),
         "parameter_gradient": (_draw_parameters, config.lengths),
@@ -136,12 +136,17 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
+def _is_zoo(config: ml_collections.ConfigDict) -> bool:
+    """Whether there are more cells than colours to tell curves apart."""
+    return len(config.cells) > len(figures.PALETTE)
+
+
 def _slowest_first(
     config: ml_collections.ConfigDict, results: Results
 ) -> Iterator[tuple[str, Arrays]]:
     """All units; those of a zoo by the half-life of their gradient, the longest first."""
     units = list(results.items())
-    if len(config.cells) > len(figures.PALETTE):
+    if _is_zoo(config):
         units = [(unit, arrays) for unit, arrays in units if unit.startswith("lag")]
         slopes = {unit: fitted_slope(arrays["readout"])[0] for unit, arrays in units}
         units.sort(key=lambda item: np.nan_to_num(-slopes[item[0]], nan=np.inf))

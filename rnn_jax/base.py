@@ -296,6 +296,16 @@ def packed_project(
     return project
 
 
+def describe(tree: PyTree) -> str:
+    """The dtypes and shapes of a pytree in its structure, for error messages.
+
+    >>> describe(HiddenState(np.zeros(3)))
+    'HiddenState(hidden=float64[3])'
+    """
+    shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)
+    return str(shapes).replace("'", "")
+
+
 def foreign_params(cell: str, params: Params) -> ValueError:
     """The error of a cell that was given the parameters of another one."""
     shapes = {name: jax.numpy.shape(value) for name, value in params.items()}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnn_jax.base import Cell, Drive, Layer, Params, PyTree, State, check_positive
+from rnn_jax.base import Cell, Drive, Layer, Params, PyTree, State, check_positive, describe
 from rnn_jax.stochastic import for_cell
 
 
@@ -329,15 +329,10 @@ def _in_segments(
     )
 
 
-def _describe(tree: PyTree) -> str:
-    shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)
-    return str(shapes).replace("'", "")
-
-
 def _check_like(name: str, got: PyTree, expected: PyTree, cell: Cell) -> None:
-    got = _describe(jax.tree.map(jnp.asarray, got))
-    if got != _describe(expected):
-        raise ValueError(f"{name}: the cell {cell.name} needs {_describe(expected)}, got {got}")
+    got = describe(jax.tree.map(jnp.asarray, got))
+    if got != describe(expected):
+        raise ValueError(f"{name}: the cell {cell.name} needs {describe(expected)}, got {got}")
 
 
 def _check_flags(name: str, flags: jax.Array | None, length: int) -> jax.Array | None:
@@ -360,13 +355,13 @@ def _check_step(cell: Cell, params: Params, state: State, xs: PyTree) -> None:
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"xs: the cell {cell.name} cannot step on an input {_describe(x)} with these params "
+            f"xs: the cell {cell.name} cannot step on an input {describe(x)} with these params "
             f"({reason}); {expected}"
         ) from error
-    if _describe(new) != _describe(state):
+    if describe(new) != describe(state):
         raise ValueError(
-            f"xs: a step of the cell {cell.name} on an input {_describe(x)} turns the state "
-            f"{_describe(state)} into {_describe(new)}; {expected}"
+            f"xs: a step of the cell {cell.name} on an input {describe(x)} turns the state "
+            f"{describe(state)} into {describe(new)}; {expected}"
         )
 
 

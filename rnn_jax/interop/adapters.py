@@ -18,6 +18,7 @@ from rnn_jax.base import (
     PyTree,
     State,
     check_positive,
+    describe,
     read_hidden,
 )
 from rnn_jax.cells.lstm import LSTMState
@@ -78,10 +79,10 @@ def batched_step(
     expected = jax.eval_shape(
         lambda params: batched_state(cell.initial_state(params), batch), params
     )
-    if _describe(carry) != _describe(expected):
+    if describe(carry) != describe(expected):
         raise ValueError(
-            f"carry: the cell {cell.name} needs {_describe(expected)} for inputs of shape "
-            f"{inputs.shape}, got {_describe(carry)}"
+            f"carry: the cell {cell.name} needs {describe(expected)} for inputs of shape "
+            f"{inputs.shape}, got {describe(carry)}"
         )
     step = functools.partial(cell, params)
     for _ in batch:
@@ -278,7 +279,7 @@ def _reader(
 
 
 def _alike(shown: Any, output: jax.Array, tolerance: float) -> bool:
-    if not isinstance(shown, jax.Array) or _describe(shown) != _describe(output):
+    if not isinstance(shown, jax.Array) or describe(shown) != describe(output):
         return False
     return float(jnp.abs(shown - output).max()) <= tolerance
 
@@ -312,7 +313,3 @@ def _normal_like(key: jax.Array, tree: PyTree, deviation: float = 1.0) -> PyTree
 
     keys = jax.random.split(key, len(leaves))
     return jax.tree.unflatten(structure, list(map(draw, keys, leaves)))
-
-
-def _describe(tree: PyTree) -> str:
-    return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)).replace("'", "")

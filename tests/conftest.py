@@ -1,9 +1,12 @@
-"""Strict JAX for every test; nothing here depends on the device."""
+"""Strict JAX for every test, and thousands of compilations in minutes; any device will do."""
 
 import os
+import shutil
+import tempfile
 
 import hypothesis
 import jax
+import pytest
 
 # Before anything imports Keras.
 os.environ["KERAS_BACKEND"] = "jax"
@@ -17,9 +20,48 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # A GPU would otherwise multiply float32 matrices in TF32, with errors of 1e-3.
 jax.config.update("jax_default_matmul_precision", "highest")
-# What a test compiles must not depend on an earlier run.
-jax.config.update("jax_enable_compilation_cache", False)
 
 # Compilation makes deadlines meaningless, and a failure has to come back on every run.
 hypothesis.settings.register_profile("rnn_jax", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("rnn_jax")
+
+# Compiling is most of what the tests do, and their programs run for milliseconds: the least
+# optimised code is the quickest. XLA stops at a flag it does not know, and jaxlib 0.12 has no
+# fusion emitters to switch off. Programs that tests start by themselves compile as a user's do.
+_FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+if jax.version.__version_info__ < (0, 12):
+    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+USERS_FLAGS = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = " ".join([USERS_FLAGS, *_FLAGS])
+jax.devices()  # which reads the flags
+os.environ["XLA_FLAGS"] = USERS_FLAGS
+
+_CACHE = "RNN_JAX_TESTS_CACHE"
+
+
+def pytest_configure(config):
+    """One cache of compiled programs for all workers, of this run alone."""
+    if not hasattr(config, "workerinput"):
+        os.environ[_CACHE] = tempfile.mkdtemp(prefix="rnn_jax_tests_")
+    jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(_CACHE))
+
+
+@pytest.fixture(autouse=True)
+def few_memory_maps():
+    """Every compiled program holds some five memory maps of the 65 530 that Linux gives a process;
+    beyond them the compiler crashes."""
+    yield
+    try:
+        with open("/proc/self/maps") as maps:
+            count = sum(1 for _ in maps)
+    except OSError:
+        return
+    if count > 30_000:
+        jax.clear_caches()

@@ -641,7 +641,7 @@ def test_instruments_read_a_foreign_lstm_like_ours(name, convert):
 
 
 def test_there_and_back():
-    """A cell in a linen module as a cell is that cell; the same parameters, state and bits."""
+    """A cell in a linen module as a cell is that cell: the same parameters, the same states."""
     for cell in (lstm(), NESTED, LEARNED):
         # What a foreign cell is driven by is the input itself.
         read = lambda p, s, x, cell=cell: cell.read(p, s, cell.project(p, x))
@@ -649,7 +649,8 @@ def test_there_and_back():
         params = back.init(KEY, D, H)
         chex.assert_trees_all_equal_shapes_and_dtypes(params, cell.init(KEY, D, H))
         got, expected = (unroll(c, params, XS[0]) for c in (back, cell))
-        chex.assert_trees_all_equal(got, expected)
+        # Two programs: one projects the inputs at once, the other step by step.
+        chex.assert_trees_all_close(got, expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["GRUCell", "nnx.GRUCell"])

@@ -86,8 +86,8 @@ def test_indrnn_gradient_is_the_product_of_scalars():
     _, trajectory = unroll(cell, params, xs)
     slopes = np.prod(1 - np.asarray(trajectory.outputs) ** 2, axis=0)
     expected = np.diag(np.asarray(params["recurrent_weight"]) ** 12 * slopes)
-    # 12 products of rounded numbers; the entries range from 1e-9 to 1.
-    assert_allclose(jax.jacrev(end)(first.hidden), expected, rtol=1e-12, atol=0)
+    # 12 products, in which 1 - tanh**2 of a saturated unit cancels some digits.
+    assert_allclose(jax.jacrev(end)(first.hidden), expected, rtol=1e-10, atol=0)
 
 
 def test_indrnn_is_elman_with_a_diagonal_matrix():

@@ -82,16 +82,19 @@ every_network = pytest.mark.parametrize("network", NETWORKS)
 def _wide_keras(monkeypatch):
     """Keras on JAX rounds float64 to float32 in its activations; here it does not."""
     monkeypatch.setitem(BIT64_TO_BIT32_DTYPE, "float64", "float64")
-    floatx = keras.config.floatx()
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
     yield
     keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
 
 
 @in_their_way
 def pair(network, dtype):
     """Our network and Keras' layer or model, built, with random weights."""
-    # A layer's own dtype is not enough: a model casts its inputs to floatx.
+    # A layer's own dtype is not enough: a model casts its inputs to floatx, and the copies that
+    # Bidirectional makes of cells follow the policy, which is the floatx of its first use.
     keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
     ours, make = NETWORKS[network]
     theirs = make(dtype)
     theirs.build((None, T, D))

@@ -26,10 +26,10 @@ hypothesis.settings.register_profile("rnn_jax", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("rnn_jax")
 
 # Compiling is most of what the tests do, and their programs run for milliseconds: the least
-# optimised code is the quickest. XLA stops at a flag it does not know, and jaxlib 0.12 has no
+# optimised code is the quickest. XLA stops at a flag it does not know, and jaxlib 0.11 has no
 # fusion emitters to switch off. Programs that tests start by themselves compile as a user's do.
 _FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
-if jax.version.__version_info__ < (0, 12):
+if jax.version.__version_info__ < (0, 11):
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 USERS_FLAGS = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join([USERS_FLAGS, *_FLAGS])

@@ -4,8 +4,9 @@ A gradient that halves at every step leaves float32 after 126 steps, and its *sq
 ``jnp.linalg.norm`` and ``optax.tree.norm`` are built, after 63: they then report a gradient of
 exactly zero (or, the other way, of infinity) although nothing of the kind has happened.
 
-The remedy here is a mantissa with an integer exponent shared by a whole pytree, `Scaled`.
-All scaling is by powers of two and so rounds nothing: wherever the plain computation neither
+The remedy for vectors is a mantissa with an integer exponent shared by a whole pytree, `Scaled`;
+for products of matrices, whose singular values drift apart without bound, it is `Graded`.
+Vectors are scaled by powers of two, which rounds nothing: wherever the plain computation neither
 under- nor overflows, the scaled one goes through the same roundings.
 """
 
@@ -150,3 +151,87 @@ def log_root_mean_square(log_values: jax.Array, axis: int = 0) -> jax.Array:
     """
     count = log_values.shape[axis]
     return (jax.nn.logsumexp(2 * log_values, axis=axis) - math.log(count)) / 2
+
+
+def positive_qr(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The QR factorisation with a diagonal of R that is not negative, which makes it unique."""
+    orthogonal, triangular = jnp.linalg.qr(matrix)
+    signs = jnp.where(jnp.diagonal(triangular) < 0, -1, 1).astype(matrix.dtype)
+    return orthogonal * signs[None, :], triangular * signs[:, None]
+
+
+class Graded(NamedTuple):
+    """The matrix D T: D = diag(exp(log_scale)) and T unit upper triangular of moderate entries.
+
+    A product of many matrices has singular values further apart than any floating-point number
+    can hold; so written it keeps them all, each to its own relative precision.
+    """
+
+    log_scale: jax.Array
+    triangular: jax.Array
+
+
+def graded_identity(size: int, dtype: Any) -> Graded:
+    """The identity: the product of no matrices."""
+    return Graded(jnp.zeros(size, dtype), jnp.eye(size, dtype=dtype))
+
+
+def absorb(triangular: jax.Array, graded: Graded) -> Graded:
+    """R D T as another graded matrix, R upper triangular; the signs of the rows of R are lost."""
+    log_scale, unit = _regrade(triangular, graded.log_scale)
+    return Graded(log_scale, unit @ graded.triangular)
+
+
+def _regrade(triangular: jax.Array, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """ln D' and the unit triangular U of R D = D' U, but for the signs of the rows of R."""
+    diagonal = jnp.diagonal(triangular)
+    dead = (diagonal == 0) | jnp.isneginf(log_scale)  # rows of zeros, whose scale is -inf
+    rows = triangular / jnp.where(dead, 1, diagonal)[:, None]
+    gap = jnp.where(jnp.isneginf(log_scale), 0, log_scale)
+    gap = gap[None, :] - gap[:, None]
+    # Where R couples nothing the gap does not matter, however wide.
+    couples = (rows != 0) & ~dead[:, None] & ~jnp.isneginf(log_scale)[None, :]
+    unit = jnp.where(couples, rows * jnp.exp(jnp.minimum(gap, _WIDEST)), 0)
+    eye = jnp.eye(len(diagonal), dtype=triangular.dtype)
+    return log_scale + jnp.log(jnp.abs(diagonal)), jnp.where(eye == 1, eye, unit)
+
+
+_WIDEST = 60.0
+"""In the wrong order scales are so far apart only for a moment: the iteration sorts them."""
+_ITERATIONS = 500
+
+
+def log_singular_values(graded: Graded) -> tuple[jax.Array, jax.Array]:
+    """ln of the singular values of D T, descending, and whether they have converged.
+
+    Those within the resolution of the number format come from an ordinary SVD, the rest from
+    the QR algorithm: (D T)^T = T^T D = Q R D, whose (D', T') has the same singular values and is
+    nearer to diagonal by the ratio of neighbours.
+    """
+    dtype = graded.log_scale.dtype
+    eps = float(jnp.finfo(dtype).eps)
+    tolerance = float(eps) ** 0.4
+    top = jnp.max(graded.log_scale)
+    top = jnp.where(jnp.isneginf(top), 0, top)
+    whole = jnp.exp(graded.log_scale - top)[:, None] * graded.triangular
+    dense = jnp.linalg.svd(whole, compute_uv=False)
+    resolved = dense > dense[0] * len(dense) * eps / tolerance
+
+    def unsettled(loop: tuple[jax.Array, Graded, jax.Array]) -> jax.Array:
+        number, _, change = loop
+        return (number < _ITERATIONS) & (change > tolerance / 10)
+
+    def separate(
+        loop: tuple[jax.Array, Graded, jax.Array],
+    ) -> tuple[jax.Array, Graded, jax.Array]:
+        number, graded, _ = loop
+        new = Graded(*_regrade(jnp.linalg.qr(graded.triangular.T)[1], graded.log_scale))
+        before, after = jnp.sort(graded.log_scale)[::-1], jnp.sort(new.log_scale)[::-1]
+        moved = jnp.where(resolved | (before == after), 0, jnp.abs(after - before))
+        return number + 1, new, jnp.max(moved)
+
+    start = (jnp.int32(0), graded, jnp.where(jnp.all(resolved), 0, jnp.inf).astype(dtype))
+    _, separated, change = lax.while_loop(unsettled, separate, start)
+    by_iteration = jnp.sort(separated.log_scale)[::-1]
+    values = jnp.where(resolved, jnp.log(dense) + top, by_iteration)
+    return values, change <= tolerance / 10

@@ -29,6 +29,28 @@ class Steps(NamedTuple):
     taps: State | None = None
 
 
+class Visit(NamedTuple):
+    """A sequence that was read, laid open for whoever differentiates its steps one by one.
+
+    Attributes:
+      params: the parameters as the steps use them, from ``cell.prepare_params``.
+      first: the state before the first step.
+      before: the state before each step, (T, ...).
+      drives: what the cell projects the inputs to, (T, ...).
+      steps: the inputs, masks and resets, (T, ...).
+      trajectory: the states and outputs after each step, (T, ...).
+      length: T.
+    """
+
+    params: Params
+    first: State
+    before: State
+    drives: Drive
+    steps: Steps
+    trajectory: Trajectory
+    length: int
+
+
 def length_mask(lengths: jax.typing.ArrayLike, steps: int) -> jax.Array:
     """The mask of right-padded sequences: True at step t of a sequence longer than t.
 
@@ -151,7 +173,7 @@ def unroll(
         )
     state, steps, length = prepare(cell, params, xs, state, mask, reset, reverse, taps)
     size = _segment_size(segment, length)
-    scan = _scanner(cell, params, reverse, check_positive("unroll", unroll))
+    scan = _scanner(cell, cell.prepare_params(params), reverse, check_positive("unroll", unroll))
     if size is None or size >= length:
         return scan(state, steps)
     # The outer scan already keeps XLA from merging the recomputation with the first pass.
@@ -190,7 +212,7 @@ def unroll_truncated(
     """
     window = check_positive("window", window)
     state, steps, length = prepare(cell, params, xs, state, mask, reset, reverse, taps)
-    scan = _scanner(cell, params, reverse, check_positive("unroll", unroll))
+    scan = _scanner(cell, cell.prepare_params(params), reverse, check_positive("unroll", unroll))
     if window >= length:
         return scan(state, steps)
 
@@ -227,9 +249,21 @@ def unroll_static(
     return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *visited)
 
 
-def states_before(first: State, states: State) -> State:
-    """The state before each step, s_0 .. s_{T-1}, from s_0 and a trajectory's s_1 .. s_T."""
-    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[:-1], first, states)
+def visit(
+    cell: Cell,
+    params: Params,
+    xs: jax.Array,
+    state: State | None = None,
+    mask: jax.Array | None = None,
+    reset: jax.Array | None = None,
+) -> Visit:
+    """`unroll`, and all that its steps were given; under ``jit`` what is not read costs nothing."""
+    first, steps, length = prepare(cell, params, xs, state, mask, reset)
+    params = cell.prepare_params(params)
+    _, trajectory = _scanner(cell, params)(first, steps)
+    before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[:-1], first, trajectory.states)
+    drives = cell.project(params, steps.xs)
+    return Visit(params, first, before, drives, steps, trajectory, length)
 
 
 def prepare(
@@ -292,10 +326,11 @@ def _select(flag: jax.Array, first: PyTree, second: PyTree) -> PyTree:
 _Scan = Callable[[State, Steps], tuple[State, Trajectory]]
 
 
-def _scanner(cell: Cell, params: Params, reverse: bool, unroll: int) -> _Scan:
-    """The scan over some steps; all of their inputs are projected at once."""
-    # Here rather than in the step: a scan differentiates what is constant in it at every step.
-    params = cell.prepare_params(params)
+def _scanner(cell: Cell, params: Params, reverse: bool = False, unroll: int = 1) -> _Scan:
+    """The scan over some steps; all of their inputs are projected at once.
+
+    The parameters come prepared: a scan differentiates what is constant in it at every step.
+    """
 
     def scan(state: State, steps: Steps) -> tuple[State, Trajectory]:
         def body(state: State, step: tuple[Drive, Steps]) -> tuple[State, Trajectory]:

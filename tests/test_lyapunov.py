@@ -17,7 +17,7 @@ from rnn_jax.analysis import (
     step_jacobians,
 )
 from rnn_jax.theory import gaussian_mean, vanilla_mean_field
-from rnn_jax.unroll import states_before
+from rnn_jax.unroll import visit
 
 # Minutes together.
 pytestmark = pytest.mark.slow
@@ -58,12 +58,11 @@ def test_the_sum_rule_of_the_lstm():
     params = cell.init(KEY, D, size, dtype=jnp.float64)
     xs = noise(700 + steps)
     result = lyapunov_spectrum(KEY, cell, params, xs)
-    _, trajectory = rnn_jax.unroll(cell, params, xs)
-    previous = states_before(cell.initial_state(params), trajectory.states)
-    gates = jax.vmap(functools.partial(rnn_jax.cells.lstm_gates, params))(
-        previous, cell.project(params, xs)
+    seen = visit(cell, params, xs)
+    gates = jax.vmap(functools.partial(rnn_jax.cells.lstm_gates, params))(seen.before, seen.drives)
+    read = jnp.log(
+        jnp.abs(jnp.tanh(seen.trajectory.states.cell) * gates.output * (1 - gates.output))
     )
-    read = jnp.log(jnp.abs(jnp.tanh(trajectory.states.cell) * gates.output * (1 - gates.output)))
     u_o = params["recurrent_kernel"][:, 3 * size :]
     terms = jnp.sum(jnp.log(gates.forget) + read, axis=1) + jnp.linalg.slogdet(u_o)[1]
     assert float(result.exponents.sum()) == pytest.approx(float(terms[700:].mean()), abs=1e-4)

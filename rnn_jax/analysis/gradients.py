@@ -10,7 +10,7 @@ from jax import lax
 from rnn_jax import numerics
 from rnn_jax.base import Cell, Params, PyTree, State
 from rnn_jax.numerics import Scaled
-from rnn_jax.unroll import Steps, advance, prepare, states_before, unroll
+from rnn_jax.unroll import Steps, advance, visit
 
 
 class GradientFlow(NamedTuple):
@@ -80,25 +80,24 @@ def gradient_flow(
     >>> [round(float(x), 4) for x in flow.log_norm]
     [-2.0794, -1.3863, -0.6931, 0.0]
     """
-    first, steps, length = prepare(cell, params, xs, state, mask, reset)
-    _, trajectory = unroll(cell, params, xs, state=state, mask=mask, reset=reset)
-    cotangents = _cotangents(trajectory.outputs, cotangent, loss, steps.mask)
-    previous = states_before(first, trajectory.states)
+    seen = visit(cell, params, xs, state, mask, reset)
+    cotangents = _cotangents(seen.trajectory.outputs, cotangent, loss, seen.steps.mask)
+    by_given = unprepared(cell, params)
 
     Carry = tuple[Scaled, Scaled]
 
     def back(carry: Carry, step: tuple[State, jax.Array, Steps]) -> tuple[Carry, tuple]:
         later, total = carry
-        state, output_cotangent, inputs = step
+        before, output_cotangent, inputs = step
 
         def tapped(params: Params, state: State, tap: State) -> tuple[State, jax.Array]:
             drive = cell.project(params, inputs.xs)
             return advance(cell, params, state, drive, inputs._replace(taps=tap))
 
-        _, vjp = jax.vjp(tapped, params, state, jax.tree.map(jnp.zeros_like, state))
+        _, vjp = jax.vjp(tapped, seen.params, before, jax.tree.map(jnp.zeros_like, before))
         pair, exponent = numerics.align(later, numerics.rescale(output_cotangent))
         by_params, by_previous, by_state = vjp(pair)
-        contribution = Scaled(by_params, exponent)
+        contribution = by_given(Scaled(by_params, exponent))
         total = numerics.add(total, contribution)
         norms = (
             *_state_norms(Scaled(by_state, exponent)),
@@ -107,10 +106,11 @@ def gradient_flow(
         )
         return (numerics.rescale(by_previous, exponent), total), norms
 
-    carry = (zero_like(first), zero_like(params))
-    (by_initial, total), norms = lax.scan(back, carry, (previous, cotangents, steps), reverse=True)
+    carry = (zero_like(seen.first), zero_like(params))
+    visited = (seen.before, cotangents, seen.steps)
+    (by_initial, total), norms = lax.scan(back, carry, visited, reverse=True)
     by_time, parts_by_time, by_step, truncated = norms
-    if state is None and length:
+    if state is None and seen.length:
         # A learned initial state is a parameter too; it belongs to the longest horizon.
         whole = numerics.add(total, initial_state_gradient(cell, params, by_initial))
         truncated = truncated.at[0].set(numerics.log_norm(whole))
@@ -128,6 +128,17 @@ def zero_like(tree: PyTree) -> Scaled:
     """A scaled exact zero of the shape of a pytree."""
     zeros = jax.tree.map(jnp.zeros_like, tree)
     return Scaled(zeros, jnp.int32(numerics.ZERO_EXPONENT))
+
+
+def unprepared(cell: Cell, params: Params) -> Callable[[Scaled], Scaled]:
+    """Takes a gradient by the prepared parameters to one by the parameters as they were given."""
+    _, vjp = jax.vjp(cell.prepare_params, params)
+
+    def by_given(gradient: Scaled) -> Scaled:
+        (mantissa,) = vjp(gradient.mantissa)
+        return Scaled(mantissa, gradient.exponent)
+
+    return by_given
 
 
 def initial_state_gradient(cell: Cell, params: Params, by_state: Scaled) -> Scaled:

@@ -1,7 +1,7 @@
 """Jacobians of one step and of many, their singular values in log space."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ from jax.flatten_util import ravel_pytree
 
 from rnn_jax import numerics
 from rnn_jax.base import Cell, Params, PyTree, State
-from rnn_jax.numerics import Scaled
-from rnn_jax.unroll import advance, prepare, states_before, unroll
+from rnn_jax.numerics import Graded, Scaled
+from rnn_jax.unroll import advance, visit
 
 
 class FiniteTimeSpectrum(NamedTuple):
@@ -199,15 +199,15 @@ def finite_time_spectrum(
     def back(carry: _Carry, step: PyTree) -> _Carry:
         # J_t^T Q = Q' R, and R D T = D' (D'^-1 R D) T.
         pulled = jax.vmap(along.vjp(step), in_axes=1, out_axes=1)(carry.orthogonal)
-        orthogonal, triangular = positive_qr(pulled)
-        return _Carry(orthogonal, _absorb(triangular, carry.graded))
+        orthogonal, triangular = numerics.positive_qr(pulled)
+        return _Carry(orthogonal, numerics.absorb(triangular, carry.graded))
 
     # Any frame serves. From a random one every direction is found in the order of its growth; the
     # axes stay apart where Jacobians are block triangular, as those of a stack.
     frame = jax.random.orthogonal(jax.random.key(0), along.size).astype(along.dtype)
-    start = _Carry(frame, _unit(along.size, along.dtype))
+    start = _Carry(frame, numerics.graded_identity(along.size, along.dtype))
     graded = _at_lags(back, start, along.steps, wanted).graded
-    log_values, converged = jax.vmap(_singular_values)(graded)
+    log_values, converged = jax.vmap(numerics.log_singular_values)(graded)
     log_frobenius = jax.nn.logsumexp(2 * log_values, axis=1) / 2
     return FiniteTimeSpectrum(
         jnp.array(wanted),
@@ -217,6 +217,11 @@ def finite_time_spectrum(
         jnp.exp(2 * (log_frobenius - log_values[:, 0])),
         converged,
     )
+
+
+class _Carry(NamedTuple):
+    orthogonal: jax.Array
+    graded: Graded
 
 
 class Linearised:
@@ -236,15 +241,12 @@ class Linearised:
         mask: jax.Array | None = None,
         reset: jax.Array | None = None,
     ) -> None:
-        first, steps, self.length = prepare(cell, params, xs, state, mask, reset)
-        _, trajectory = unroll(cell, params, xs, state=state, mask=mask, reset=reset)
-        params = cell.prepare_params(params)
-        drives = cell.project(params, steps.xs)
-        self.steps = states_before(first, trajectory.states), drives, steps._replace(xs=None)
-        self.first = first
-        flat, self._unravel = ravel_pytree(first)
+        seen = visit(cell, params, xs, state, mask, reset)
+        self.first, self.length = seen.first, seen.length
+        self.steps = seen.before, seen.drives, seen.steps._replace(xs=None)
+        flat, self._unravel = ravel_pytree(seen.first)
         self.size, self.dtype = flat.size, flat.dtype
-        self._advance = lambda state, *step: advance(cell, params, state, *step)[0]
+        self._advance = lambda state, *step: advance(cell, seen.params, state, *step)[0]
 
     def jvp(self, step: PyTree) -> Callable[[jax.Array], jax.Array]:
         """v -> J v of one of the steps."""
@@ -267,13 +269,6 @@ def part_slices(state: State) -> dict[str, slice]:
         slices[name] = slice(start, start + leaf.size)
         start += leaf.size
     return slices
-
-
-def positive_qr(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The QR factorisation with a diagonal of R that is not negative, which makes it unique."""
-    orthogonal, triangular = jnp.linalg.qr(matrix)
-    signs = jnp.where(jnp.diagonal(triangular) < 0, -1, 1).astype(matrix.dtype)
-    return orthogonal * signs[None, :], triangular * signs[:, None]
 
 
 def _check_lags(lags: Sequence[int], length: int) -> np.ndarray:
@@ -300,83 +295,3 @@ def _at_lags(
 
     bounds = jnp.asarray(np.stack([np.append(0, lags[:-1]), lags], axis=1))
     return lax.scan(stretch, start, bounds)[1]
-
-
-# ---- Graded triangular matrices -----------------------------------------------------------------
-
-
-class _Graded(NamedTuple):
-    """The matrix D T: D = diag(exp(log_scale)) and T unit upper triangular of moderate entries."""
-
-    log_scale: jax.Array
-    triangular: jax.Array
-
-
-class _Carry(NamedTuple):
-    orthogonal: jax.Array
-    graded: _Graded
-
-
-def _unit(size: int, dtype: Any) -> _Graded:
-    return _Graded(jnp.zeros(size, dtype), jnp.eye(size, dtype=dtype))
-
-
-def _absorb(triangular: jax.Array, graded: _Graded) -> _Graded:
-    """R D T as another graded matrix."""
-    log_scale, unit = _regrade(triangular, graded.log_scale)
-    return _Graded(log_scale, unit @ graded.triangular)
-
-
-def _regrade(triangular: jax.Array, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """ln D' and the unit triangular U of R D = D' U, but for the signs of the rows of R."""
-    diagonal = jnp.diagonal(triangular)
-    dead = (diagonal == 0) | jnp.isneginf(log_scale)  # rows of zeros, whose scale is -inf
-    rows = triangular / jnp.where(dead, 1, diagonal)[:, None]
-    gap = jnp.where(jnp.isneginf(log_scale), 0, log_scale)
-    gap = gap[None, :] - gap[:, None]
-    # Where R couples nothing the gap does not matter, however wide.
-    couples = (rows != 0) & ~dead[:, None] & ~jnp.isneginf(log_scale)[None, :]
-    unit = jnp.where(couples, rows * jnp.exp(jnp.minimum(gap, _WIDEST)), 0)
-    eye = jnp.eye(len(diagonal), dtype=triangular.dtype)
-    return log_scale + jnp.log(jnp.abs(diagonal)), jnp.where(eye == 1, eye, unit)
-
-
-_WIDEST = 60.0
-"""In the wrong order scales are so far apart only for a moment: the iteration sorts them."""
-_ITERATIONS = 500
-
-
-def _singular_values(graded: _Graded) -> tuple[jax.Array, jax.Array]:
-    """ln of the singular values of D T, descending, and whether they have converged.
-
-    Those within the resolution of the number format come from an ordinary SVD, the rest from
-    the QR algorithm: (D T)^T = T^T D = Q R D, whose (D', T') has the same singular values and is
-    nearer to diagonal by the ratio of neighbours.
-    """
-    dtype = graded.log_scale.dtype
-    eps = float(jnp.finfo(dtype).eps)
-    tolerance = float(eps) ** 0.4
-    top = jnp.max(graded.log_scale)
-    top = jnp.where(jnp.isneginf(top), 0, top)
-    whole = jnp.exp(graded.log_scale - top)[:, None] * graded.triangular
-    dense = jnp.linalg.svd(whole, compute_uv=False)
-    resolved = dense > dense[0] * len(dense) * eps / tolerance
-
-    def unsettled(loop: tuple[jax.Array, _Graded, jax.Array]) -> jax.Array:
-        number, _, change = loop
-        return (number < _ITERATIONS) & (change > tolerance / 10)
-
-    def separate(
-        loop: tuple[jax.Array, _Graded, jax.Array],
-    ) -> tuple[jax.Array, _Graded, jax.Array]:
-        number, graded, _ = loop
-        new = _Graded(*_regrade(jnp.linalg.qr(graded.triangular.T)[1], graded.log_scale))
-        before, after = jnp.sort(graded.log_scale)[::-1], jnp.sort(new.log_scale)[::-1]
-        moved = jnp.where(resolved | (before == after), 0, jnp.abs(after - before))
-        return number + 1, new, jnp.max(moved)
-
-    start = (jnp.int32(0), graded, jnp.where(jnp.all(resolved), 0, jnp.inf).astype(dtype))
-    _, separated, change = lax.while_loop(unsettled, separate, start)
-    by_iteration = jnp.sort(separated.log_scale)[::-1]
-    values = jnp.where(resolved, jnp.log(dense) + top, by_iteration)
-    return values, change <= tolerance / 10

@@ -14,11 +14,12 @@ from rnn_jax.analysis.gradients import (
     as_cotangent,
     check_readout,
     initial_state_gradient,
+    unprepared,
     zero_like,
 )
 from rnn_jax.base import Cell, Params, State, check_positive
 from rnn_jax.numerics import Scaled
-from rnn_jax.unroll import advance, prepare, states_before, unroll
+from rnn_jax.unroll import advance, prepare, visit
 
 
 class LengthSweep(NamedTuple):
@@ -75,40 +76,39 @@ def length_sweep(
     [1.0, 10.0, 20.0]
     """
     check_readout("length_sweep", cotangent, loss)
-    first, steps, longest = prepare(cell, params, xs, state)
-    lengths = _check_lengths(lengths, longest)
+    seen = visit(cell, params, xs, state)
+    lengths = _check_lengths(lengths, seen.length)
     horizons = _check_horizons(horizons)
-    _, trajectory = unroll(cell, params, xs, state=state)
-    previous = states_before(first, trajectory.states)
-    drives = cell.project(params, steps.xs)
 
     if loss is None:
-        vector = as_cotangent(cotangent, trajectory.outputs)
+        vector = as_cotangent(cotangent, seen.trajectory.outputs)
         loss = lambda output: jnp.vdot(vector, output)
+
+    by_given = unprepared(cell, params)
 
     def read_out(params: Params, state: State, x: jax.Array) -> jax.Array:
         return loss(cell.read(params, state, cell.project(params, x)))
 
     def back(i: jax.Array, carry: tuple[Scaled, Scaled], end: jax.Array) -> tuple[Scaled, Scaled]:
         later, total = carry
-        before, drive, x = _at((previous, drives, steps.xs), end - 1 - i)
-        _, step_vjp = jax.vjp(lambda *args: cell.step(*args)[0], params, before, drive)
-        _, project_vjp = jax.vjp(lambda params: cell.project(params, x), params)
+        before, drive, x = _at((seen.before, seen.drives, seen.steps.xs), end - 1 - i)
+        _, step_vjp = jax.vjp(lambda *args: cell.step(*args)[0], seen.params, before, drive)
+        _, project_vjp = jax.vjp(lambda params: cell.project(params, x), seen.params)
         by_params, by_previous, by_drive = step_vjp(later.mantissa)
         by_params = jax.tree.map(jnp.add, by_params, *project_vjp(by_drive))
         total = numerics.add(total, Scaled(by_params, later.exponent))
         return numerics.rescale(by_previous, later.exponent), total
 
     def sweep_one(length: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        last, x = _at((trajectory.states, steps.xs), length - 1)
-        at_read, by_state = jax.grad(read_out, (0, 1))(params, last, x)
+        last, x = _at((seen.trajectory.states, seen.steps.xs), length - 1)
+        at_read, by_state = jax.grad(read_out, (0, 1))(seen.params, last, x)
         # Lags [0, k_1), [k_1, k_2), ... each sum up their own part of the parameter gradient.
         ends = jnp.maximum(length - jnp.array([0, *horizons]), 0)
         starts = jnp.append(ends[1:], 0)
 
         def band(by_state: Scaled, bounds: tuple[jax.Array, jax.Array]) -> tuple[Scaled, Scaled]:
             start, end = bounds
-            carry = (by_state, zero_like(params))
+            carry = (by_state, zero_like(seen.params))
             return lax.fori_loop(0, end - start, lambda i, c: back(i, c, end), carry)
 
         by_initial, parts = lax.scan(band, numerics.rescale(by_state), (starts, ends))
@@ -117,12 +117,12 @@ def length_sweep(
         )
 
         def beyond(total: Scaled, part: Scaled) -> tuple[Scaled, jax.Array]:
-            total = numerics.add(total, part)
+            total = numerics.add(total, by_given(part))
             return total, numerics.log_norm(total)
 
         farthest_first = jax.tree.map(lambda leaf: leaf[::-1], parts)
         total, far = lax.scan(beyond, from_initial, farthest_first)
-        total = numerics.add(total, numerics.rescale(at_read))
+        total = numerics.add(total, by_given(numerics.rescale(at_read)))
         return numerics.log_norm(by_initial), numerics.log_norm(total), far[::-1][1:]
 
     return LengthSweep(*lax.map(sweep_one, lengths))
@@ -166,6 +166,7 @@ def length_curve(
     [-0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     """
     first, steps, _ = prepare(cell, params, xs, state, mask, reset)
+    params = cell.prepare_params(params)
     flat, unravel = ravel_pytree(first)
     tangents = check_positive("tangents", tangents)
     if tangents < flat.size:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnn_jax.analysis.jacobians import Linearised, positive_qr
+from rnn_jax import numerics
+from rnn_jax.analysis.jacobians import Linearised
 from rnn_jax.base import Cell, Params, State, check_positive
 from rnn_jax.unroll import unroll
 
@@ -117,10 +118,10 @@ def lyapunov_spectrum(
             return jax.vmap(along.jvp(step), in_axes=1, out_axes=1)(frame), None
 
         frame, _ = lax.scan(one, frame, stretch)
-        frame, triangular = positive_qr(frame)
+        frame, triangular = numerics.positive_qr(frame)
         return frame, jnp.log(jnp.diagonal(triangular))
 
-    frame, _ = positive_qr(jax.random.normal(key, (along.size, count), along.dtype))
+    frame, _ = numerics.positive_qr(jax.random.normal(key, (along.size, count), along.dtype))
     _, growth = lax.scan(push, frame, steps)
     return _result(growth[warm:], every)
 

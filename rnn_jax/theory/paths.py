@@ -11,7 +11,7 @@ from rnn_jax.base import Cell, Params, State
 from rnn_jax.cells import elman, gru, gru_gates, lstm, lstm_gates
 from rnn_jax.cells.elman import Activation, activation_function
 from rnn_jax.numerics import log_root_mean_square
-from rnn_jax.unroll import states_before, unroll
+from rnn_jax.unroll import visit
 
 
 def gain_power(gain: jax.typing.ArrayLike, steps: int) -> jax.Array:
@@ -60,9 +60,8 @@ def update_path(params: Params, xs: jax.Array) -> jax.Array:
 
 def _along(cell: Cell, params: Params, xs: jax.Array) -> tuple[State, jax.Array]:
     """The state before each step and its drive, (T, ...) each."""
-    _, trajectory = unroll(cell, params, xs)
-    previous = states_before(cell.initial_state(params), trajectory.states)
-    return previous, cell.project(params, xs)
+    seen = visit(cell, params, xs)
+    return seen.before, seen.drives
 
 
 def _to_the_end(log_factors: jax.Array) -> jax.Array:

@@ -65,6 +65,7 @@ def main(experiment: Experiment) -> NoReturn:
         if not FLAGS.plot_only:
             configure_jax()
         run(experiment, FLAGS.config, FLAGS.workdir, plot_only=FLAGS.plot_only)
+        sys.stdout.flush()  # here, where a reader that has gone is still caught
 
     signal.signal(signal.SIGTERM, _terminate)
     sys.unraisablehook = _interrupt_again
@@ -72,6 +73,9 @@ def main(experiment: Experiment) -> NoReturn:
         app.run(start, flags_parser=_parse_flags)
     except UserError as error:
         _exit(2, experiment.name, str(error))
+    except BrokenPipeError:  # whoever reads the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt as stop:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_IGN)  # pressed twice, it still ends in one line

@@ -57,7 +57,7 @@ def unroll_parallel(
     state, steps, length = prepare(cell, params, xs, state, mask, reset, reverse, taps)
     if not length:
         return unroll(cell, params, xs, state=state)
-    return METHODS[method](cell, params, state, steps, reverse)
+    return METHODS[method](cell, cell.prepare_params(params), state, steps, reverse)
 
 
 def _associative(

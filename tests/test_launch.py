@@ -300,6 +300,16 @@ def test_stopped_run_says_how_to_resume_and_a_running_one_is_left_alone(
     assert computed(home) == ["walk-1", "walk-2"]
 
 
+def test_a_reader_that_leaves_stops_the_run_silently(home, toy, config):
+    """``... | head -1``: no traceback, the exit status of a broken pipe, and a run to resume."""
+    child = subprocess.Popen(command(*GOOD), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with child:
+        child.stdout.close()
+        said = child.stderr.read()
+    assert (child.returncode, said) == (128 + signal.SIGPIPE, b"")
+    launch.run(toy, config, "run")
+
+
 class Killed(BaseException):
     """Stands for the end of the process: nothing is cleaned up after it."""
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from rnn_jax import schemes
 from rnn_jax.base import Cell, HiddenState, Params, affine, check_positive, foreign_params
-from rnn_jax.schemes import Layout, Scheme, packed_init
+from rnn_jax.schemes import Scheme, packed_init
+from rnn_jax.schemes.parts import gate_bias
 
 GATES = ("candidate", "transform")
 TRANSFORM_BIAS = -2.0
@@ -54,7 +55,9 @@ def rhn(depth: int = 3) -> Cell:
 @functools.cache
 def _rhn(depth: int) -> Cell:
     name = "rhn" if depth == 3 else f"rhn_depth_{depth}"
-    layer_init = packed_init(name, GATES, default=_scheme())
+    bias = gate_bias("transform", TRANSFORM_BIAS)
+    default = dataclasses.replace(schemes.orthogonal(), name="rhn", bias=bias)
+    layer_init = packed_init(name, GATES, default=default)
 
     def init(
         key: jax.Array,
@@ -112,13 +115,3 @@ def _rhn(depth: int) -> Cell:
         return product
 
     return Cell(name, init, initial_state, step, project, jacobian=jacobian)
-
-
-def _scheme() -> Scheme:
-    def bias(key: jax.Array, layout: Layout) -> jax.Array:
-        del key
-        transforms = jnp.array([gate == "transform" for gate in layout.gates])
-        biases = jnp.where(transforms, TRANSFORM_BIAS, 0.0).astype(layout.dtype)
-        return jnp.repeat(biases, layout.hidden_size)
-
-    return dataclasses.replace(schemes.orthogonal(), name="rhn", bias=bias)

@@ -49,11 +49,16 @@ def fused_orthogonal(key: jax.Array, layout: Layout) -> jax.Array:
 
 def keep_bias(value: ArrayLike) -> Draw:
     """The bias (G * H,), zero but for the gate that keeps the state."""
+    return lambda key, layout: gate_bias(layout.keep, value)(key, layout)
+
+
+def gate_bias(gate: str | None, value: ArrayLike) -> Draw:
+    """The bias (G * H,), zero but for this gate."""
 
     def draw(key: jax.Array, layout: Layout) -> jax.Array:
         del key
-        keeps = jnp.array([gate == layout.keep for gate in layout.gates])
-        bias = jnp.where(keeps, value, 0.0).astype(layout.dtype)
+        chosen = jnp.array([name == gate for name in layout.gates])
+        bias = jnp.where(chosen, value, 0.0).astype(layout.dtype)
         return jnp.repeat(bias, layout.hidden_size)
 
     return draw

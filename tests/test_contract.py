@@ -94,18 +94,17 @@ OF_EQUATIONS = QUICK | {
     "masked_steps_are_absent",
     "derivatives_agree",
     "a_cell_is_static_under_jit",
+    "factories_are_memoised",
 }
-"""The laws that other equations may break. The rest is about what `unroll` does to any cell."""
+"""The laws that the other options of a factory may break. The rest is about what `unroll` does."""
 
 
 def checks():
     defaults = {lookup(name, OPTIONS.get(name, [{}])[0]).name for name in CELLS}
     for case in REGISTERED + OTHERS:
         name = case.cell.name
-        # Further options of a factory: values and slopes of the reference, dtypes, the Jacobian.
-        laws = OF_EQUATIONS if name in defaults else QUICK
         for law in LAWS:
-            if name not in THOROUGH and law.__name__ not in laws:
+            if name not in THOROUGH | defaults and law.__name__ not in OF_EQUATIONS:
                 continue
             quick = name in THOROUGH or (name in defaults and law.__name__ in QUICK)
             marks = () if quick else pytest.mark.slow

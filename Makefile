@@ -23,8 +23,9 @@ gradient-norms: .venv/.experiments  ## the main job: gradient norms of RNN, LSTM
 gradient-norms-smoke: .venv/.experiments  ## the same in seconds, on tiny sizes
 	$(gradient_norms):smoke --workdir=runs/gradient_norms_smoke $(ARGS)
 
-benchmark: .venv/.test  ## gradient norms beside plain Flax and PyTorch scripts
-	$(python) benchmarks/gradient_norms.py $(ARGS)
+NAME = gradient_norms
+benchmark: .venv/.test  ## NAME=gradient_norms or lyapunov_spectrum, beside its peers
+	$(python) benchmarks/$(NAME).py $(ARGS)
 
 .PHONY: test test-all doctest lint types
 test: .venv/.test  ## the quick tests

@@ -1,7 +1,7 @@
 """The closed forms of `rnn_jax.theory` against the instruments they are drawn beside.
 
-The random matrices of `theory` and the Pascanu bound on products of Jacobians are tested with
-the ground truths A8, A12 and A14; here is what is said of a single gradient.
+The Pascanu bound on products of Jacobians and the spectral norms of random matrices are tested
+with the ground truths A8, A12 and A14, mean-field theory in `test_mean_field`.
 """
 
 import jax
@@ -11,8 +11,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 import rnn_jax
-from rnn_jax import theory
-from rnn_jax.analysis import gradient_flow
+from rnn_jax import schemes, theory
+from rnn_jax.analysis import gradient_flow, step_jacobians
+from rnn_jax.numerics import log_root_mean_square
 
 flow = jax.jit(gradient_flow)
 
@@ -206,3 +207,301 @@ def test_tied_spectral_norm_at_large_lag():
 def test_tied_spectral_norm_of_the_empty_product():
     """W^0 is the identity."""
     assert theory.tied_spectral_norm(0.9, 0) == 0
+
+
+# ---- Networks of one or two units ---------------------------------------------------------------
+
+
+def test_non_normal_power_is_the_measured_jacobian():
+    """A4: a transient that grows to 7.5 although both eigenvalues are 0.95; 1e-12 is rounding."""
+    params = {
+        "kernel": jnp.zeros((1, 2)),
+        "recurrent_kernel": jnp.array([[0.95, 0.0], [1.0, 0.95]]),
+        "bias": jnp.zeros(2),
+    }
+    columns = jax.vmap(lambda v: flow(rnn_jax.elman("identity"), params, jnp.zeros((200, 1)), v))
+    measured = jax.nn.logsumexp(2 * columns(jnp.eye(2)).log_norm, axis=0) / 2
+    expected = theory.non_normal_power(0.95, 1.0, np.arange(200, -1, -1))
+    assert_allclose(measured, expected, rtol=0, atol=1e-12)
+    assert expected[-21] > np.log(7)
+
+
+@pytest.mark.parametrize(("decay", "coupling"), [(0.0, 3.0), (-0.5, 2.0), (0.9, 0.0)])
+def test_non_normal_power_of_special_matrices(decay, coupling):
+    """Nilpotent, of negative eigenvalues, and diagonal."""
+    matrix = np.array([[decay, coupling], [0.0, decay]])
+    with np.errstate(divide="ignore"):
+        expected = [np.log(np.linalg.norm(np.linalg.matrix_power(matrix, k))) for k in range(6)]
+    measured = [theory.non_normal_power(decay, coupling, k) for k in range(6)]
+    assert_allclose(measured, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("decay", [0.9, -0.5, 1.1])
+def test_impulse_parameter_gradient_is_the_measured_one(decay):
+    """A5: dh_T/dlam, which peaks near T = 1 - 1 / ln lam, by the gradient through an unroll."""
+
+    def last(weight, length):
+        params = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
+        params["recurrent_kernel"] = jnp.full((1, 1), weight)
+        xs = jnp.zeros((length, 1)).at[0].set(1.0)
+        return rnn_jax.unroll(rnn_jax.elman("identity"), params, xs)[1].outputs[-1, 0]
+
+    for length in (2, 10, 50):
+        expected = jnp.log(jnp.abs(jax.grad(last)(decay, length)))
+        measured = theory.impulse_parameter_gradient(decay, length)
+        assert_allclose(measured, expected, rtol=0, atol=1e-12)
+    assert theory.impulse_parameter_gradient(decay, 1) == -np.inf
+    # Beyond floating point: 0.9^5000 is e^-527.
+    assert np.isfinite(theory.impulse_parameter_gradient(decay, 100_000))
+
+
+@pytest.mark.parametrize(
+    ("weight", "biases"),
+    [(5, (-2.65561, -2.34439)), (6, (-3.41509, -2.58491)), (8, (-5.06568, -2.93432))],
+)
+def test_sigmoid_saddle_nodes(weight, biases):
+    """A9: as tabulated, and the fixed points that a scan of h - sigmoid(w h + b) counts there."""
+    found = theory.sigmoid_saddle_nodes(weight)
+    assert_allclose(found, biases, rtol=0, atol=5e-6)
+    h = np.linspace(0, 1, 200_001)
+    low, high = np.asarray(found)
+    for bias, count in [(low - 1e-3, 1), (low + 1e-3, 3), (high - 1e-3, 3), (high + 1e-3, 1)]:
+        assert np.sum(np.diff(np.sign(h - sigmoid(weight * h + bias))) != 0) == count
+
+
+def test_the_factor_at_a_saddle_node_is_one():
+    """A9: the gradient neither shrinks nor grows there. Below w = 4 there is none."""
+    weight = 6.0
+    h = (1 + np.array([1, -1]) * np.sqrt(1 - 4 / weight)) / 2
+    for state, bias in zip(h, theory.sigmoid_saddle_nodes(weight), strict=True):
+        params = {
+            "kernel": jnp.zeros((1, 1)),
+            "recurrent_kernel": jnp.full((1, 1), weight),
+            "bias": jnp.full(1, bias),
+        }
+        start = rnn_jax.HiddenState(jnp.full(1, state))
+        cell, xs = rnn_jax.elman("sigmoid"), jnp.zeros((1, 1))
+        assert_allclose(step_jacobians(cell, params, xs, state=start), 1, rtol=1e-12)
+        assert_allclose(cell(params, start, xs[0])[1], state, rtol=1e-12)
+    assert np.isnan(theory.sigmoid_saddle_nodes(3.9)).all()
+
+
+@pytest.mark.parametrize(
+    ("weight", "threshold", "state", "factor"),
+    [
+        (1.25, 0.077805, 0.710412, 0.619144),
+        (2, 0.532840, 0.957504, 0.166372),
+        (4, 2.147144, 0.999326, 0.005393),
+    ],
+)
+def test_tanh_latch(weight, threshold, state, factor):
+    """A11: as tabulated; the gradient that is measured there; and inputs that flip it or do not."""
+    latch = theory.tanh_latch(weight)
+    assert_allclose(latch, (state, threshold, factor), rtol=0, atol=1e-6)
+    params = {
+        "kernel": jnp.ones((1, 1)),
+        "recurrent_kernel": jnp.full((1, 1), float(weight)),
+        "bias": jnp.zeros(1),
+    }
+    start = rnn_jax.HiddenState(latch.state[None])
+    measured = flow(rnn_jax.elman(), params, jnp.zeros((30, 1)), jnp.ones(1), state=start).log_norm
+    # A factor far below 1 recovers what the bisection left open of the state.
+    assert_allclose(measured[0] / 30, np.log(latch.factor), rtol=1e-9)
+
+    def steady(share):
+        xs = jnp.full((20_000, 1), -share * latch.threshold)  # slow just beyond the threshold
+        return rnn_jax.unroll(rnn_jax.elman(), params, xs, state=start)[0].hidden[0]
+
+    assert steady(0.999) > 0 > steady(1.001)
+
+
+def test_a_weak_unit_latches_nothing():
+    assert_allclose(theory.tanh_latch(0.7), (0, 0, 0.7), rtol=1e-12)
+
+
+# ---- Random matrices ----------------------------------------------------------------------------
+
+SIZE = 200
+
+
+def haar(seed):
+    """A Haar orthogonal matrix: the QR decomposition alone is not, but for the signs of R."""
+    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(SIZE, SIZE)))
+    return q * np.sign(np.diag(r))
+
+
+@pytest.mark.parametrize(
+    ("draw", "lags", "tolerance"), [("haar", (1, 5, 10, 20, 40), 0.05), ("normal", (1, 5, 20), 0.1)]
+)
+def test_tied_identity_plus_random_is_measured(draw, lags, tolerance):
+    """A16: ||(a I + W)^k||_F^2 / N, the mean of four draws of W.
+
+    The scatter of such a mean at the longest lag is 2 %, and 5 % for Gaussian matrices, whose
+    spectral radius is not exactly g. The untied value is smaller by factors of 2 (lag 5) to 1e9.
+    """
+    random = haar if draw == "haar" else normal_matrix
+    matrices = np.stack([0.5 * np.eye(SIZE) + 0.25 * random(seed) for seed in range(4)])
+
+    squares = np.zeros(len(lags))
+    for matrix in matrices:
+        params = {"kernel": jnp.zeros((1, SIZE)), "bias": jnp.zeros(SIZE)}
+        params["recurrent_kernel"] = jnp.asarray(matrix)
+        jacobian = step_jacobians(rnn_jax.elman("identity"), params, jnp.zeros((1, 1)))[0]
+        powers = [np.linalg.matrix_power(jacobian, lag) for lag in lags]
+        squares += np.linalg.norm(powers, axis=(1, 2)) ** 2 / SIZE / len(matrices)
+    expected = [np.exp(2 * theory.tied_identity_plus_random(0.5, 0.25, k)) for k in lags]
+    assert_allclose(squares, expected, rtol=tolerance)
+
+
+def normal_matrix(seed):
+    return np.random.default_rng(seed).normal(size=(SIZE, SIZE)) / np.sqrt(SIZE)
+
+
+@pytest.mark.parametrize(
+    ("lag", "tied", "untied"), [(10, 5.946e-4, 8.9e-6), (40, 9.55e-12, 6.2e-21)]
+)
+def test_identity_plus_random_as_tabulated(lag, tied, untied):
+    """A16: at a = 0.5 and g = 0.25, to the digits of the table."""
+    square = np.exp(2 * theory.tied_identity_plus_random(0.5, 0.25, lag))
+    assert_allclose(square, tied, rtol=1e-3)
+    square = np.exp(2 * theory.untied_identity_plus_random(0.5, 0.25, lag))
+    assert_allclose(square, untied, rtol=1e-2)
+
+
+@pytest.mark.parametrize(("identity", "gain"), [(0.5, 0.25), (-0.9, 0.3), (0.0, 1.1), (0.7, 0.0)])
+def test_tied_identity_plus_random_at_lag_1000(identity, gain):
+    """A16: the mean of |a + g e^(i theta)|^(2k) over the circle, exact on more than k points."""
+    angle = np.exp(2j * np.pi * np.arange(1024) / 1024)
+    powers = 2000 * np.log(np.abs(identity + gain * angle))
+    expected = np.logaddexp.reduce(powers) - np.log(1024)
+    measured = 2 * theory.tied_identity_plus_random(identity, gain, 1000)
+    assert_allclose(measured, expected, rtol=0, atol=1e-9)
+    with jax.enable_x64(False):
+        narrow = 2 * theory.tied_identity_plus_random(identity, gain, 1000)
+    assert_allclose(narrow, measured, rtol=1e-6)
+
+
+def test_untied_identity_plus_random_is_measured():
+    """A16: the mean square over fresh Gaussian W at each of 5 steps, within 3 standard errors."""
+    rng, size = np.random.default_rng(0), 8
+    fresh = 0.6 * np.eye(size) + 0.5 * rng.normal(size=(4000, 5, size, size)) / np.sqrt(size)
+    vectors = np.full((4000, size), size**-0.5)
+    for step in range(5):
+        vectors = np.einsum("nij,nj->ni", fresh[:, step], vectors)
+    squares = np.sum(vectors**2, axis=1)
+    error = squares.std(ddof=1) / np.sqrt(len(squares))
+    expected = np.exp(2 * theory.untied_identity_plus_random(0.6, 0.5, 5))
+    assert abs(squares.mean() - expected) < 3 * error
+
+
+@pytest.mark.slow
+def test_circular_law_is_the_spectrum_of_a_network_at_rest():
+    """A15: 512 units at gain 0.9 and zero state, to the blur of a finite disc's edge, N^-1/2.
+
+    The exponents of a fixed point are the logarithms of the eigenvalues of its Jacobian
+    (`test_lyapunov` measures that they are). Of their mean ln(N) / N remains.
+    """
+    scheme = schemes.gaussian(0.9)
+    params = rnn_jax.elman().init(jax.random.key(0), 1, 512, scheme=scheme, dtype="float64")
+    jacobian = step_jacobians(rnn_jax.elman(), params, jnp.zeros((1, 1)))[0]
+    exponents = np.sort(np.log(np.abs(np.linalg.eigvals(np.asarray(jacobian)))))
+    below = theory.circular_law_fraction(0.9, exponents)
+    assert np.max(np.abs(below - (np.arange(512) + 0.5) / 512)) < 512**-0.5
+    assert_allclose(exponents.mean(), theory.circular_law_mean(0.9), rtol=0, atol=0.02)
+    middle = exponents[::-1][256]
+    assert_allclose(middle, theory.circular_law_exponent(0.9, 0.5), rtol=0, atol=0.03)
+
+
+def test_circular_law_functions_are_each_others_inverse():
+    position = np.linspace(0, 0.99, 34)
+    exponents = theory.circular_law_exponent(1.7, position)
+    assert_allclose(theory.circular_law_fraction(1.7, exponents), 1 - position, rtol=1e-12)
+    assert theory.circular_law_fraction(1.7, 1.0) == 1
+    fine = (np.arange(10**6) + 0.5) / 10**6
+    mean = np.mean(theory.circular_law_exponent(1.7, fine))
+    assert_allclose(theory.circular_law_mean(1.7), mean, rtol=0, atol=1e-6)
+
+
+# ---- Gates at initialisation --------------------------------------------------------------------
+
+
+def at_rest(cell, **biases):
+    """Parameters of the gates' biases, and the eigenvalues of the step Jacobian without input."""
+    params = draw(cell)
+    params |= {"bias": jnp.repeat(jnp.array(list(biases.values())), H)}
+    if "recurrent_bias" in params:
+        params |= {"recurrent_bias": jnp.zeros(H)}
+    jacobian = step_jacobians(cell, params, jnp.zeros((1, D)))[0]
+    candidate = {"lstm": 2, "gru": 2, "gru_before": 2}[cell.name]
+    kernel = params["recurrent_kernel"][:, candidate * H : (candidate + 1) * H]
+    return np.linalg.eigvals(np.asarray(jacobian)), np.linalg.eigvals(np.asarray(kernel))
+
+
+def assert_same_set(measured, expected, tolerance):
+    distance = np.abs(measured[:, None] - np.asarray(expected)[None, :])
+    assert max(distance.min(axis=0).max(), distance.min(axis=1).max()) < tolerance
+
+
+def test_lstm_origin_eigenvalues_are_those_of_the_step():
+    """A17: and H zeros, which a defective matrix finds to sqrt(eps) only."""
+    measured, mu = at_rest(rnn_jax.lstm(), input=-0.5, forget=2.0, candidate=0.0, output=0.3)
+    found = theory.lstm_origin_eigenvalues(mu, input_bias=-0.5, forget_bias=2.0, output_bias=0.3)
+    assert_same_set(measured, np.append(found, 0), 1e-6)
+
+
+@pytest.mark.parametrize("reset", ["after", "before"])
+def test_gru_origin_eigenvalues_are_those_of_the_step(reset):
+    """A22: for either form of the reset."""
+    measured, mu = at_rest(rnn_jax.gru(reset), reset=-0.5, update=0.8, candidate=0.0)
+    found = theory.gru_origin_eigenvalues(mu, reset_bias=-0.5, update_bias=0.8)
+    assert_same_set(measured, found, 1e-12)
+
+
+def test_critical_gains_put_the_largest_eigenvalue_at_one():
+    """A17, A22: for mu = g; and they are the gains of the scheme of that name."""
+    biases = {"input_bias": 0.4, "forget_bias": 1.5, "output_bias": -0.2}
+    gain = theory.lstm_critical_gain(1.5, 0.4, -0.2)
+    assert_allclose(theory.lstm_origin_eigenvalues(gain, **biases), 1, rtol=1e-12)
+    gain = theory.gru_critical_gain(-0.7)
+    for update_bias in (-2.0, 3.0):
+        found = theory.gru_origin_eigenvalues(gain, reset_bias=-0.7, update_bias=update_bias)
+        assert_allclose(found, 1, rtol=1e-12)
+    scheme = schemes.critical(forget_bias=5.0, ensemble=schemes.identity)
+    for cell, gain in [
+        (rnn_jax.lstm(), theory.lstm_critical_gain(5.0)),
+        (rnn_jax.gru(), theory.gru_critical_gain()),
+    ]:
+        params = cell.init(jax.random.key(0), D, H, scheme=scheme, dtype="float64")
+        assert_allclose(params["recurrent_kernel"][0, 0], gain, rtol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0, 5.0])
+def test_gate_power_is_the_memory_gradient_of_a_cut_lstm(bias):
+    """A20: without recurrent kernels and input, at any lag; the table is in the ground truths."""
+    biases = jnp.repeat(jnp.array([0.0, bias, 0.0, 0.0]), H)
+    params = without_recurrence(draw(rnn_jax.lstm())) | {"bias": biases}
+    measured = jax.jit(theory.forget_path)(params, jnp.zeros((2000, D)))
+    lags = np.arange(2000, -1, -1)
+    assert_allclose(measured, theory.gate_power(bias, lags), rtol=1e-12)
+    assert_allclose(theory.gate_power(bias, theory.gate_time_constant(bias)), -1, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("r_min", "r_max"), [(0.0, 1.0), (0.9, 0.999)])
+def test_ring_power_is_the_state_gradient_of_an_lru(r_min, r_max):
+    """A24: dz_T/dz_{T-k} = diag(lam^k). Of 20 000 multipliers lam^200 scatters by 5 %."""
+    cell, size = rnn_jax.cells.lru(), 20_000
+    options = {"state_size": size, "r_min": r_min, "r_max": r_max, "dtype": "float64"}
+    params = cell.init(jax.random.key(0), 1, 1, **options)
+    lags = np.array([0, 1, 10, 100])
+    log_modulus = -jnp.exp(params["nu_log"])
+    measured = [log_root_mean_square(float(k) * log_modulus) for k in lags]
+    expected = theory.ring_power(lags, r_min, r_max)
+    assert_allclose(np.exp(measured), np.exp(expected), rtol=0.05)
+    assert_allclose(
+        theory.ring_power(100_000, 0.5, 0.9), expected_far(100_000, 0.5, 0.9), rtol=1e-12
+    )
+
+
+def expected_far(lag, r_min, r_max):
+    """Where r_min^(2k) plays no part any more."""
+    return (2 * lag + 2) * np.log(r_max) / 2 - np.log((lag + 1) * (r_max**2 - r_min**2)) / 2

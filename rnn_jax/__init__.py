@@ -4,7 +4,7 @@ A recurrent cell is one pure function; scanning, masking, batching, differentiat
 are done to it from outside.
 """
 
-from rnn_jax import analysis, cells, combinators, numerics, schemes, theory
+from rnn_jax import analysis, cells, combinators, numerics, remedies, schemes, theory
 from rnn_jax.base import Cell, HiddenState, Layer, LinearCell, linear_cell
 from rnn_jax.cells import CELLS, LSTMState, elman, gru, lstm
 from rnn_jax.gated import gated_cell
@@ -31,6 +31,7 @@ __all__ = [
     "linear_cell",
     "lstm",
     "numerics",
+    "remedies",
     "schemes",
     "theory",
     "unroll",

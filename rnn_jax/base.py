@@ -13,7 +13,7 @@ S     the flat state, in the order of ``ravel_pytree``
 """
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -26,6 +26,8 @@ State = Any
 Drive = Any
 """The part of a step that depends on the input alone."""
 PyTree = Any
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shapes of parameters by name."""
 
 
 class InitFn(Protocol):
@@ -154,6 +156,16 @@ class Cell:
         return f"<Cell {self.name}>"
 
 
+def derived(cell: Cell, name: str, **parts: Any) -> Cell:
+    """A cell with the parts of another where nothing else is given.
+
+    Not `dataclasses.replace`: what is done to a linear cell need not be linear, and the closed
+    Jacobian holds for the cell as it was.
+    """
+    fields = {field.name: getattr(cell, field.name) for field in dataclasses.fields(Cell)}
+    return Cell(**fields | {"name": name, "jacobian": None, "parts": ()} | parts)
+
+
 class UnrollFn(Protocol):
     """A whole sequence through a layer, with the arguments and results of `rnn_jax.unroll`."""
 
@@ -261,39 +273,60 @@ def packed_project(
     gates: int,
     *,
     recurrent_bias: bool = False,
-    extra: Collection[str] = (),
+    extra: Callable[[int, int], Shapes] | None = None,
     recurrent_size: int | None = None,
     transform: Callable[[Params, jax.Array], jax.Array] | None = None,
 ) -> ProjectFn:
     """The ``project`` of a packed-kernel cell, ``x @ kernel + bias``, shape (..., G * H).
 
+    ``extra`` gives the shapes of the cell's further parameters from D and H;
     ``recurrent_size`` is the number of rows of the recurrent kernel where that is not H;
     ``transform(params, x @ kernel)`` is what the bias is added to where that is not the product.
 
-    Its error is a ValueError if the parameters are not those of a cell with so many gates and
-    such ``extra`` parameters by name (with shapes that happen to broadcast they would make a third
-    network), or if the last axis of ``x`` is not the D of the kernel.
+    Its error is a ValueError if the parameters are not those of such a cell, by name and shape, or
+    if the last axis of ``x`` is not the D of the kernel.
     """
-    names = {"kernel", "recurrent_kernel", "bias", *extra}
-    if recurrent_bias:
-        names.add("recurrent_bias")
+
+    def shapes(got: Shapes) -> Shapes:
+        input_size, width = got["kernel"]
+        hidden_size = width // gates
+        width = gates * hidden_size
+        return {
+            "kernel": (input_size, width),
+            "recurrent_kernel": (recurrent_size or hidden_size, width),
+            "bias": (width,),
+            **({"recurrent_bias": (hidden_size,)} if recurrent_bias else {}),
+            **(extra(input_size, hidden_size) if extra else {}),
+        }
 
     def project(params: Params, x: jax.Array) -> jax.Array:
-        fits = set(params) == names
-        if fits:
-            kernel, recurrent_kernel = params["kernel"], params["recurrent_kernel"]
-            hidden_size = kernel.shape[-1] // gates
-            width = gates * hidden_size
-            got = (kernel.shape[-1], *recurrent_kernel.shape, *params["bias"].shape)
-            fits = got == (width, recurrent_size or hidden_size, width, width)
-        if not fits:
-            raise foreign_params(cell, params)
+        check_shapes(cell, params, shapes)
+        kernel = params["kernel"]
         if transform is None:
             return affine(cell, kernel, params["bias"], x)
         product = transform(params, affine(cell, kernel, None, x))
         return product + params["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
 
     return project
+
+
+def check_shapes(cell: str, params: Params, shapes: Callable[[Shapes], Shapes]) -> None:
+    """The parameters of a cell must be a dict of arrays with its names and shapes.
+
+    With other shapes, which often broadcast, they would make a third network. ``shapes`` gives
+    those of all parameters from those that came: it reads the sizes off some.
+
+    Raises:
+      ValueError: otherwise; names the cell, what came and, where that tells the sizes, what was
+        expected.
+    """
+    try:
+        got = {name: np.shape(value) for name, value in params.items()}
+        expected = shapes(got)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise foreign_params(cell, params) from error
+    if got != expected:
+        raise foreign_params(cell, params, expected)
 
 
 def describe(tree: PyTree) -> str:
@@ -306,10 +339,48 @@ def describe(tree: PyTree) -> str:
     return str(shapes).replace("'", "")
 
 
-def foreign_params(cell: str, params: Params) -> ValueError:
-    """The error of a cell that was given the parameters of another one."""
-    shapes = {name: jax.numpy.shape(value) for name, value in params.items()}
-    return ValueError(f"{cell}: params with the shapes {shapes} are those of another cell")
+def foreign_params(cell: str, params: Params, expected: Shapes | None = None) -> ValueError:
+    """The error of a cell, or a network of cells, that was given the parameters of another one."""
+    shapes = jax.tree.map(np.shape, params)
+    hint = f"; expected {expected}" if expected else ""
+    return ValueError(f"{cell}: params with the shapes {shapes} are those of another cell{hint}")
+
+
+def check_parts(network: str, params: Params, parts: Collection[str] | int) -> None:
+    """The parameters of a network must be a dict with these names, or a sequence of so many.
+
+    Raises:
+      ValueError: otherwise; names the network and the shapes that came.
+    """
+    if isinstance(parts, int):
+        fits = isinstance(params, tuple | list) and len(params) == parts
+    else:
+        fits = isinstance(params, Mapping) and set(params) == set(parts)
+    if not fits:
+        raise foreign_params(network, params)
+
+
+def check_cells(combinator: str, *cells: Any, kinds: Any = Cell) -> None:
+    """What a combinator is given must be of the ``kinds`` that it takes.
+
+    Raises:
+      TypeError: otherwise; names the combinator and what came.
+    """
+    for cell in cells:
+        if not isinstance(cell, kinds):
+            layer = isinstance(cell, Layer)
+            hint = "a layer has no step" if layer else "factories are called: lstm(), not lstm"
+            raise TypeError(f"{combinator}: {cell!r} is no cell ({hint})")
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """The argument must be one of these strings.
+
+    Raises:
+      ValueError: otherwise; names the argument, the choices and what came.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
 
 
 def check_increasing(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import InitFn, LinearCell, Params, affine, foreign_params, linear_cell
+from rnn_jax.base import InitFn, LinearCell, Params, Shapes, affine, check_shapes, linear_cell
 from rnn_jax.numerics import wide_dtype
 
 
@@ -51,18 +51,22 @@ def diagonal_cell(
       name: of the cell.
       init: draws all parameters.
       transition: what the cell multiplies its state and its input by.
-      own: the names of the parameters of the transition.
+      own: the names of the parameters of the transition, each (N,).
       copies: 2 if each unit stands for a conjugate pair.
     """
-    names = {"B_re", "B_im", "C_re", "C_im", "D", *own}
+
+    def shapes(got: Shapes) -> Shapes:
+        (input_size, hidden_size), state_size = got["D"], got["C_re"][0]
+        into, out = (input_size, state_size), (state_size, hidden_size)
+        inner = {"B_re": into, "B_im": into, "C_re": out, "C_im": out, "D": got["D"]}
+        return inner | dict.fromkeys(own, (state_size,))
 
     def initial_state(params: Params) -> ComplexState:
         zeros = jnp.zeros_like(params["C_re"][:, 0])
         return ComplexState(zeros, zeros)
 
     def project(params: Params, x: jax.Array) -> DiagonalDrive:
-        if set(params) != names:
-            raise foreign_params(name, params)
+        check_shapes(name, params, shapes)
         matrices = [params["B_re"], params["B_im"], params["D"]]
         state_size = matrices[0].shape[1]
         product = affine(name, jnp.concatenate(matrices, axis=1), None, x)

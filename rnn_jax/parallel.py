@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.base import Cell, LinearCell, Params, State
+from rnn_jax.base import Cell, Layer, LinearCell, Params, State
 from rnn_jax.unroll import Steps, Trajectory, prepare, unroll
 
 
@@ -54,6 +54,8 @@ def unroll_parallel(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if isinstance(cell, Layer):
+        raise TypeError(f"cell must be a Cell, got {cell!r}: a Layer has no parallel form")
     state, steps, length = prepare(cell, params, xs, state, mask, reset, reverse, taps)
     if not length:
         return unroll(cell, params, xs, state=state)

@@ -14,14 +14,16 @@ gives a sequence its keys:
 True
 """
 
+import difflib
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rnn_jax.base import Cell, Drive, Layer, Params, State
+from rnn_jax.base import Cell, Drive, Layer, Params, State, check_cells, derived
 
 
 class Keyed(NamedTuple):
@@ -89,15 +91,19 @@ def with_dropout(
     Raises:
       ValueError: for a rate outside [0, 1), or (at the first step) recurrent dropout of a state
         that has no part named hidden.
+      TypeError: for a ``variational`` that is no bool, or what is no `Cell`.
 
     >>> import rnn_jax
     >>> with_dropout(rnn_jax.lstm(), recurrent=0.25)
     <Cell dropout(lstm)>
     """
+    check_cells("with_dropout", cell)
     rates = {"input": input, "recurrent": recurrent, "output": output}
     for name, rate in rates.items():
         _check_rate("with_dropout", name, rate)
-    return _with_dropout(cell, float(input), float(recurrent), float(output), bool(variational))
+    if not isinstance(variational, bool):
+        raise TypeError(f"with_dropout: variational must be a bool, got {variational!r}")
+    return _with_dropout(cell, float(input), float(recurrent), float(output), variational)
 
 
 class _Kept(NamedTuple):
@@ -144,7 +150,7 @@ def _with_dropout(
         return _drop(cell.read(params, state, inner), kept.output, output)
 
     name = f"dropout({cell.name})"
-    return _stochastic(cell, name, step, project, read)
+    return derived(cell, name, step=step, project=project, read=read, stochastic=True)
 
 
 def with_zoneout(cell: Cell, rates: float | Mapping[str, float]) -> Cell:
@@ -155,18 +161,24 @@ def with_zoneout(cell: Cell, rates: float | Mapping[str, float]) -> Cell:
     from the keys of `keyed`; without keys m is the rate itself, the expectation. Krueger et al.
     (2017), arXiv:1606.01305. The output is read from the state with the kept units.
 
+    The memory of an xLSTM (`cells.slstm`, `cells.mlstm`) is held in units of exp(m) with m a part
+    of the state, so its parts cannot be kept one by one: there only ``hidden`` can have a rate.
+
     Args:
       cell: any cell.
       rates: in [0, 1), one for the whole state or one for each part by name, as in
         ``{"hidden": 0.05, "cell": 0.5}`` for an LSTM; parts without a rate are not kept.
 
     Raises:
-      ValueError: for a rate outside [0, 1), or (at the first step) one of no part of the state.
+      ValueError: for a rate outside [0, 1), or (by ``init`` and at a step) one of no part of the
+        state, or one above 0 of a part in units of another.
+      TypeError: for what is no `Cell`.
 
     >>> import rnn_jax
     >>> with_zoneout(rnn_jax.lstm(), {"hidden": 0.05, "cell": 0.5})
     <Cell zoneout(lstm)>
     """
+    check_cells("with_zoneout", cell)
     named = rates if isinstance(rates, Mapping) else {"": rates}
     for name, rate in named.items():
         _check_rate("with_zoneout", name or "rates", rate)
@@ -180,20 +192,24 @@ def _with_zoneout(cell: Cell, rates: tuple[tuple[str, float], ...]) -> Cell:
     def rates_of(state: State) -> State:
         """The rate of every part of a state, in its structure."""
         if "" in by_name:
-            return jax.tree.map(lambda _: by_name[""], state)
-        unknown = set(by_name) - set(state._fields)
-        if unknown:
-            raise ValueError(
-                f"with_zoneout: the state of {cell.name} has the parts {state._fields}, "
-                f"not {sorted(unknown)}"
+            rates = jax.tree.map(lambda _: by_name[""], state)
+        else:
+            _check_names(cell.name, by_name, state._fields)
+            of_fields = (by_name.get(field, 0.0) for field in state._fields)
+            rates = type(state)(
+                *(
+                    jax.tree.map(lambda _, rate=rate: rate, part)
+                    for part, rate in zip(state, of_fields, strict=True)
+                )
             )
-        rates = (by_name.get(field, 0.0) for field in state._fields)
-        return type(state)(
-            *(
-                jax.tree.map(lambda _, rate=rate: rate, part)
-                for part, rate in zip(state, rates, strict=True)
-            )
-        )
+        _check_units(cell.name, rates)
+        return rates
+
+    def init(key: jax.Array, input_size: int, hidden_size: int, **options: Any) -> Params:
+        params = cell.init(key, input_size, hidden_size, **options)
+        # What is wrong with the rates is told before the first step.
+        rates_of(jax.eval_shape(cell.initial_state, params))
+        return params
 
     def project(params: Params, x: Any) -> Drive:
         if not isinstance(x, Keyed):
@@ -221,20 +237,35 @@ def _with_zoneout(cell: Cell, rates: tuple[tuple[str, float], ...]) -> Cell:
     def read(params: Params, state: State, drive: Drive) -> jax.Array:
         return cell.read(params, state, drive[0])
 
-    return _stochastic(cell, f"zoneout({cell.name})", step, project, read)
+    name = f"zoneout({cell.name})"
+    return derived(cell, name, init=init, step=step, project=project, read=read, stochastic=True)
 
 
-def _stochastic(cell: Cell, name: str, step: Any, project: Any, read: Any) -> Cell:
-    return Cell(
-        name,
-        cell.init,
-        cell.initial_state,
-        step,
-        project,
-        read,
-        space=cell.space,
-        stochastic=True,
-    )
+def _check_names(cell: str, names: Collection[str], parts: tuple[str, ...]) -> None:
+    unknown = sorted(set(names) - set(parts))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], parts, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"with_zoneout: the state of {cell} has the parts {parts}, not {unknown}{hint}"
+        )
+
+
+def _check_units(cell: str, rates: State) -> None:
+    """Beside a stabiliser m all but ``hidden`` is in units of exp(m), and a unit that keeps its
+    old memory but takes the new m would remember another number."""
+    parts = [
+        (path[:-1], getattr(path[-1], "name", ""), rate)
+        for path, rate in jax.tree_util.tree_leaves_with_path(rates)
+        if path
+    ]
+    scaled = {record for record, part, _ in parts if part == "stabiliser"}
+    torn = [part for record, part, rate in parts if record in scaled and part != "hidden" and rate]
+    if torn:
+        raise ValueError(
+            f"with_zoneout: {cell} holds its memory in units of exp(stabiliser), so that the parts "
+            f"{torn} cannot be kept one by one; only hidden can have a rate above 0, if it is there"
+        )
 
 
 def _keep(keys: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
@@ -259,5 +290,6 @@ def _fold(keys: jax.Array, number: int) -> jax.Array:
 
 
 def _check_rate(combinator: str, name: str, rate: float) -> None:
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+    number = isinstance(rate, int | float | np.integer | np.floating)
+    if isinstance(rate, bool) or not number or not 0 <= rate < 1:
         raise ValueError(f"{combinator}: {name} must be a rate in [0, 1), got {rate!r}")

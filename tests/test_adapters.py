@@ -7,6 +7,7 @@ import chex
 import flax.core
 import flax.linen as nn
 import flax.serialization
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,7 @@ from flax.training.train_state import TrainState
 
 from rnn_jax import Cell, HiddenState, LSTMState, elman, gru, length_mask, lstm, schemes, unroll
 from rnn_jax.analysis import gradient_flow, length_curve, length_sweep
-from rnn_jax.combinators import batched, bidirectional, stack, with_dropout
+from rnn_jax.combinators import batched, bidirectional, stack, with_dropout, with_learned_state
 from rnn_jax.interop.linen_adapter import LinenCell, from_linen
 from rnn_jax.interop.nnx_adapter import NNXCell, from_nnx
 
@@ -74,7 +75,7 @@ def draw(cell):
 
 def in_linen(cell, params):
     """The variables of ``nn.RNN(LinenCell(cell, H))``."""
-    return {"params": {"cell": params if isinstance(params, dict) else {"params": params}}}
+    return {"params": {"cell": flax.serialization.to_state_dict(params)}}
 
 
 def unroll_batch(cell, params, xs, lengths=LENGTHS, reverse=False):
@@ -161,12 +162,14 @@ def test_linen_spatial_inputs():
 
 @by_name
 def test_linen_init_draws_what_the_cell_draws(cell):
-    """The names, shapes and dtypes of the cell's own parameters, by its scheme; in any module."""
+    """The names, shapes and dtypes of the cell's own parameters, by its scheme; in nested dicts."""
     module = nn.RNN(LinenCell(cell, H, param_dtype=jnp.float32))
     params = module.init(KEY, XS)["params"]["cell"]
-    expected = cell.init(KEY, D, H, dtype=jnp.float32)
-    expected = expected if isinstance(expected, dict) else {"params": expected}
+    own = cell.init(KEY, D, H, dtype=jnp.float32)
+    expected = flax.serialization.to_state_dict(own)
     chex.assert_trees_all_equal_shapes_and_dtypes(params, expected)
+    back = flax.serialization.from_state_dict(own, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(back, own)
     other = module.init(jax.random.key(1), XS)["params"]["cell"]
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.any(a != b), params, other)))
 
@@ -184,6 +187,59 @@ def test_linen_init_draws_once():
         params = module.init(KEY, XS, initial_carry=carry)["params"]["cell"]
         close(params["bias"], params["recurrent_kernel"].sum(0))
         close(params["recurrent_kernel"] @ params["recurrent_kernel"].T, 0.25 * jnp.eye(H))
+
+
+def sum_cell():
+    """A leaky sum whose only parameter is one array, in no dict."""
+    init = lambda key, *sizes, scheme=None, dtype=None: jnp.full(sizes[1], 0.5, dtype)
+    start = lambda rate: HiddenState(jnp.zeros_like(rate))
+
+    def step(rate, state, x):
+        hidden = rate * state.hidden + x.sum()
+        return HiddenState(hidden), hidden
+
+    return Cell("sum", init, start, step)
+
+
+LIFTED = [stack(lstm(), gru()), with_learned_state(stack(lstm(), gru())), sum_cell()]
+
+
+@pytest.mark.parametrize("cell", LIFTED, ids=lambda cell: cell.name)
+def test_linen_top_level_module(cell):
+    """Of any parameters: init, apply and initialize_carry, from_linen, and what bytes restore."""
+    module, params = LinenCell(cell, H, param_dtype=jnp.float64), draw(cell)
+    carry = jax.tree.map(lambda a: jnp.tile(a, (B, 1)), cell.initial_state(params))
+    variables = module.init(KEY, carry, XS[:, 0])
+    bare = isinstance(params, jax.Array)
+    named = {"params": {"value": params} if bare else flax.serialization.to_state_dict(params)}
+    chex.assert_trees_all_equal_shapes_and_dtypes(variables, named)
+
+    stepped = module.apply(named, carry, XS[:, 0])
+    close(stepped, jax.vmap(functools.partial(cell, params))(carry, XS[:, 0]))
+    close(module.apply(named, KEY, (B, D), method="initialize_carry"), carry)
+    restored = flax.serialization.msgpack_restore(flax.serialization.to_bytes(named))
+    chex.assert_trees_all_equal(module.apply(restored, carry, XS[:, 0]), stepped)
+    leaves = flax.traverse_util.flatten_dict(named).values()
+    assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+
+    state = cell.initial_state(params)
+    part = "hidden" if hasattr(state, "hidden") else lambda p, s, x: s.cells[-1].hidden
+    back = from_linen(module, D, read=part)
+    got, expected = (unroll(c, p, XS[0]) for c, p in ((back, named["params"]), (cell, params)))
+    chex.assert_trees_all_close(got, expected, rtol=1e-13)
+
+
+@pytest.mark.usefixtures("lenient")
+def test_flax_habits_reach_the_parameters_of_a_stack():
+    """A mask by path decays the kernels of each layer and nothing else."""
+    module = nn.RNN(LinenCell(stack(lstm(), gru()), H, param_dtype=jnp.float64))
+    variables = module.init(KEY, XS)["params"]
+    mask = flax.traverse_util.path_aware_map(lambda path, _: path[-1] == "kernel", variables)
+    decay = optax.masked(optax.add_decayed_weights(1.0), mask)
+    zeros = jax.tree.map(jnp.zeros_like, variables)
+    updates, _ = decay.update(zeros, decay.init(variables), variables)
+    for path, update in flax.traverse_util.flatten_dict(updates).items():
+        assert bool(jnp.any(update != 0)) == (path[-1] == "kernel")
 
 
 def test_linen_bidirectional():
@@ -323,6 +379,13 @@ def test_linen_model_trains_and_is_restored_bit_for_bit():
             r"lstm: the variables have no parameters \['bias', 'kernel', 'recurrent_kernel'\]",
         ),
         (
+            lambda: nn.RNN(LinenCell(stack(lstm(), gru()), H)).apply(
+                in_linen(lstm(), (*draw(stack(lstm(), gru())), draw(gru()))), XS
+            ),
+            ValueError,
+            r"stack\(lstm, gru\): parameters of the shapes {'0': .*'2': .* 3 features",
+        ),
+        (
             lambda: LinenCell(lstm(), H).apply({"params": draw(lstm())}, (XS, XS), XS[:, 0]),
             ValueError,
             r"carry: the cell lstm needs LSTMState\(hidden=float64\[3, 4\]",
@@ -389,6 +452,21 @@ def test_nnx_module_has_the_parameters_of_the_cell(cell):
     # Two modules of one kind share a compiled program.
     assert nnx.graphdef(make(rngs=nnx.Rngs(1))) == graph
     assert hash(nnx.graphdef(make(rngs=nnx.Rngs(1)))) == hash(graph)
+
+
+def test_nnx_parameters_of_a_stack_obey_flax_habits():
+    """nnx nests tuples by itself: paths reach the arrays, and what bytes restore fits."""
+    module = NNXCell(with_learned_state(stack(lstm(), gru())), D, H, rngs=nnx.Rngs(0))
+    state = nnx.state(module, nnx.Param)
+    paths = flax.traverse_util.flatten_dict(nnx.to_pure_dict(state))
+    assert ("params", "cell", 1, "kernel") in paths
+    restored = flax.serialization.msgpack_restore(
+        flax.serialization.to_bytes(nnx.to_pure_dict(state))
+    )
+    doubled = jax.tree.map(lambda a: 2 * a, restored)
+    nnx.replace_by_pure_dict(state, doubled)
+    nnx.update(module, state)
+    close(module.params["cell"][1]["kernel"][...], doubled["params"]["cell"]["1"]["kernel"])
 
 
 def test_nnx_bidirectional_and_spatial_inputs():
@@ -643,12 +721,18 @@ def test_instruments_read_a_foreign_lstm_like_ours(name, convert):
 def test_there_and_back():
     """A cell in a linen module as a cell is that cell: the same parameters, the same states."""
     for cell in (lstm(), NESTED, LEARNED):
+        own = cell.init(KEY, D, H)
+        of_cell = functools.partial(flax.serialization.from_state_dict, own)
+
         # What a foreign cell is driven by is the input itself.
-        read = lambda p, s, x, cell=cell: cell.read(p, s, cell.project(p, x))
+        def read(params, state, x, cell=cell, of_cell=of_cell):
+            params = of_cell(params)
+            return cell.read(params, state, cell.project(params, x))
+
         back = from_linen(LinenCell(cell, H), D, read=read)
         params = back.init(KEY, D, H)
-        chex.assert_trees_all_equal_shapes_and_dtypes(params, cell.init(KEY, D, H))
-        got, expected = (unroll(c, params, XS[0]) for c in (back, cell))
+        chex.assert_trees_all_equal_shapes_and_dtypes(of_cell(params), own)
+        got, expected = (unroll(*each, XS[0]) for each in ((back, params), (cell, of_cell(params))))
         # Two programs: one projects the inputs at once, the other step by step.
         chex.assert_trees_all_close(got, expected, rtol=1e-13)
 

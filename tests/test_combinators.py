@@ -9,11 +9,22 @@ import pytest
 from contract import LAWS, Case, close
 
 import rnn_jax
-from rnn_jax import combinators, elman, gru, lstm, unroll, unroll_static
+from rnn_jax import (
+    LinearCell,
+    cells,
+    combinators,
+    elman,
+    gru,
+    lstm,
+    unroll,
+    unroll_parallel,
+    unroll_static,
+)
 from rnn_jax.combinators import (
     BidirectionalState,
     ChainState,
     StackState,
+    batched,
     bidirectional,
     chain,
     keyed,
@@ -148,10 +159,62 @@ def test_residual_and_skip_show_the_input():
         close(path.states, inner.states)
 
 
-@pytest.mark.parametrize("make", [stack, chain, bidirectional], ids=lambda make: make.__name__)
-def test_what_is_no_cell(make):
-    with pytest.raises(TypeError, match=r"is no cell \(factories are called: lstm\(\), not lstm"):
+ONE_CELL = {
+    "residual": residual,
+    "skip": skip,
+    "with_layer_norm": with_layer_norm,
+    "with_learned_state": with_learned_state,
+    "with_dropout": with_dropout,
+    "with_zoneout": lambda cell: with_zoneout(cell, 0.5),
+    "batched": lambda cell: batched(cell, 2),
+}
+SEVERAL = {"stack": stack, "chain": chain, "bidirectional": bidirectional}
+
+
+@pytest.mark.parametrize("name", [*ONE_CELL, *SEVERAL])
+def test_what_is_no_cell(name):
+    make = (ONE_CELL | SEVERAL)[name]
+    with pytest.raises(
+        TypeError, match=rf"{name}: .* is no cell \(factories are called: lstm\(\), not lstm\)"
+    ):
         make(lstm)
+
+
+@pytest.mark.parametrize("name", [*ONE_CELL, "stack"])
+def test_a_layer_is_no_cell(name):
+    make = (ONE_CELL | SEVERAL)[name]
+    with pytest.raises(
+        TypeError, match=rf"{name}: <Layer chain\(gru\)> is no cell \(a layer has no"
+    ):
+        make(chain(gru()))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: stack(gru(), gru()),
+        lambda: chain(gru(), gru()),
+        lambda: bidirectional(gru()),
+        lambda: with_layer_norm(gru()),
+        lambda: with_learned_state(gru()),
+    ],
+    ids=["stack", "chain", "bidirectional", "layer_norm", "learned_state"],
+)
+def test_parameters_of_another_network(make):
+    """Too many, too few, in another container or bare: one error, which names the network."""
+    network = make()
+    params = network.init(KEY, H, H)
+    if isinstance(params, tuple):
+        wrong = [(*params, params[0]), params[:1], (), dict(enumerate(params)), params[0]]
+    else:
+        name = min(params)
+        fewer = {other: part for other, part in params.items() if other != name}
+        wrong = [params | {"more": params[name]}, fewer, tuple(params.values()), params[name], {}]
+    for other in wrong:
+        with pytest.raises(
+            ValueError, match=r"^\w+\(gru.*\): params with .* those of another cell"
+        ):
+            unroll(network, other, XS[:, :1].repeat(H, 1))
 
 
 @pytest.mark.parametrize("make", [stack, chain], ids=lambda make: make.__name__)
@@ -200,6 +263,28 @@ def test_a_learned_state_is_where_every_sequence_begins():
         return jnp.sum(jnp.concatenate(runs) ** 2)
 
     close(jax.grad(functools.partial(loss, reset=reset))(params), jax.grad(by_hand)(params))
+
+
+def test_a_linear_cell_that_learns_its_state_is_linear():
+    """Parallel over time, with the learned state at the start and after every reset."""
+    cell = with_learned_state(cells.lru())
+    assert isinstance(cell, LinearCell)
+    assert not isinstance(with_learned_state(lstm()), LinearCell)
+    params = noisy(cell)
+    reset = np.arange(T) == 3
+    loss = lambda method: (
+        lambda params: jnp.sum(jnp.sin(method(cell, params, XS, reset=reset)[1].outputs))
+    )
+    close(*(method(cell, params, XS, reset=reset) for method in (unroll, unroll_parallel)))
+    close(*(jax.grad(loss(method))(params) for method in (unroll, unroll_parallel)))
+
+
+def test_a_layer_has_no_parallel_form():
+    layer = chain(cells.mingru())
+    with pytest.raises(
+        TypeError, match=r"got <Layer chain\(mingru\)>: a Layer has no parallel form"
+    ):
+        unroll_parallel(layer, layer.init(KEY, D, H), XS)
 
 
 # ---- Dropout and zoneout ------------------------------------------------------------------------
@@ -350,7 +435,37 @@ def test_a_batch_draws_for_each_sequence():
     assert not bool(jnp.all((together[0] == 0) == (together[1] == 0)))
 
 
-@pytest.mark.parametrize("rate", [1.0, -0.1, True, "half", float("nan")])
+def test_the_keys_of_a_batch_as_one_state():
+    """One key for each sample: then the batch draws what its samples draw alone."""
+    cell, size = with_dropout(gru(), output=0.5), 3
+    both, params = batched(cell, size), noisy(cell, 32)
+    keys = jax.random.split(KEY, size)
+    xs = jnp.stack([XS, -XS, 2 * XS], 1)
+    _, path = unroll(both, params, jax.vmap(keyed, (1, 0), 1)(xs, keys))
+    for i in range(size):
+        close(path.outputs[:, i], unroll(cell, params, keyed(xs[:, i], keys[i]))[1].outputs)
+    with pytest.raises(
+        ValueError, match=r"samples needs its own keys, .*vmap\(keyed, \(1, 0\), 1\)"
+    ):
+        unroll(both, params, keyed(xs, KEY))
+
+
+@pytest.mark.parametrize(
+    "make", [with_dropout, lambda cell: with_zoneout(cell, 0.0)], ids=["dropout", "zoneout"]
+)
+def test_a_stochastic_cell_is_prepared_like_the_one_inside(make):
+    """Once per sequence, not once per step."""
+    inner = cells.householder_rnn()
+    params = noisy(inner)
+    ready = make(inner).prepare_params(params)
+    assert ready.keys() == inner.prepare_params(params).keys() > params.keys()
+    xs = keyed(XS, KEY)
+    close(unroll(make(inner), ready, xs), unroll(inner, params, XS))
+    program = str(jax.make_jaxpr(lambda params: unroll(make(inner), params, xs))(params))
+    assert program.count("triangular_solve") == 1
+
+
+@pytest.mark.parametrize("rate", [1.0, -0.1, True, "half", float("nan"), np.float32(1)])
 def test_bad_rates(rate):
     with pytest.raises(ValueError, match=r"with_dropout: output must be a rate in \[0, 1\)"):
         with_dropout(gru(), output=rate)
@@ -358,10 +473,58 @@ def test_bad_rates(rate):
         with_zoneout(gru(), rate)
 
 
+def test_rates_of_numpy():
+    assert with_dropout(gru(), output=np.float64(0.5)) is with_dropout(gru(), output=0.5)
+    assert with_zoneout(gru(), np.float32(0.5)) is with_zoneout(gru(), 0.5)
+
+
+@pytest.mark.parametrize("flag", ["no", 0, None])
+def test_variational_is_a_bool(flag):
+    with pytest.raises(TypeError, match="with_dropout: variational must be a bool, got"):
+        with_dropout(gru(), output=0.5, variational=flag)
+
+
 def test_zoneout_of_a_part_that_is_not_there():
+    """Told by ``init``, and by a step to whoever has the parameters from elsewhere."""
     cell = with_zoneout(gru(), {"cell": 0.5})
-    with pytest.raises(ValueError, match=r"parts \('hidden',\), not \['cell'\]"):
-        unroll(cell, cell.init(KEY, D, H), XS)
+    message = r"parts \('hidden',\), not \['cell'\]"
+    with pytest.raises(ValueError, match=message):
+        cell.init(KEY, D, H)
+    with pytest.raises(ValueError, match=message):
+        unroll(cell, gru().init(KEY, D, H), XS)
+    with pytest.raises(ValueError, match=r"not \['hiden'\]; did you mean 'hidden'\?"):
+        with_zoneout(lstm(), {"hiden": 0.5}).init(KEY, D, H)
+
+
+@pytest.mark.parametrize(
+    ("cell", "rates", "torn"),
+    [
+        (cells.slstm(), 0.1, "'cell', 'normaliser', 'stabiliser'"),
+        (cells.slstm(), {"hidden": 0.1, "cell": 0.1}, "'cell'"),
+        (cells.mlstm(), {"stabiliser": 0.1}, "'stabiliser'"),
+        (stack(gru(), cells.mlstm()), 0.1, "'cell', 'normaliser', 'stabiliser'"),
+        (batched(cells.mlstm(), 2), {"normaliser": 0.1}, "'normaliser'"),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_zoneout_of_parts_in_units_of_another(cell, rates, torn):
+    """A memory in units of exp(m_{t-1}) beside a new m would be another memory."""
+    params = cell.init(KEY, D, H)
+    kept = with_zoneout(cell, rates)
+    for call in (
+        lambda: kept.init(KEY, D, H),
+        lambda: kept(params, cell.initial_state(params), jnp.ones((*cell.space, D))),
+    ):
+        with pytest.raises(ValueError, match=rf"in units of exp\(stabiliser\), .* \[{torn}\]"):
+            call()
+
+
+def test_zoneout_of_the_hidden_vector_of_an_slstm():
+    cell = with_zoneout(cells.slstm(), {"hidden": 0.5, "cell": 0.0})
+    params = cell.init(KEY, D, H)
+    start = cell.initial_state(params)
+    mean, new = (each(params, start, XS[0])[0] for each in (cell, cells.slstm()))
+    close(mean, new._replace(hidden=0.5 * new.hidden))
 
 
 # ---- Layers -------------------------------------------------------------------------------------

@@ -388,6 +388,22 @@ def test_reflections_flip_so_many_times_and_leave_the_rest_alone(reflections):
     assert np.sum(changed > 1e-10) == reflections
 
 
+@pytest.mark.parametrize("entry", [0.0, 1e-200])
+def test_a_reflector_near_zero(entry):
+    """R(0) = I, and a reflector has no length: here that of (1, 1, ..., 1)."""
+    cell = householder_rnn(reflections=2)
+    params = draw(cell, hidden_size=8)
+    params |= {"reflectors": params["reflectors"].at[:, 0].set(entry)}
+    v = np.tril(params["reflectors"])[:, 1]
+    first = np.eye(8) - 2 * np.ones((8, 8)) / 8 * (entry != 0)
+    second = np.eye(8) - 2 * np.outer(v, v) / (v @ v)
+    assert_allclose(matrix(cell, params), first @ second, atol=1e-12)
+    cubes = lambda params: jnp.sum(prepared(cell, params)["recurrent_kernel"] ** 3)
+    gradient = jax.grad(cubes)(params)
+    assert np.isfinite(gradient["reflectors"]).all()
+    assert np.any(gradient["reflectors"][1:, 1] != 0)
+
+
 def test_as_many_reflections_as_units_reach_any_orthogonal_matrix():
     """The reflectors of LAPACK's QR of an orthogonal matrix, signs aside, give it back."""
     target = scipy.stats.ortho_group.rvs(7, random_state=0)
@@ -590,6 +606,9 @@ def test_householder_starts_as_the_authors_code():
         (lambda: cornn(damping="none"), ValueError, "cornn: damping .* got 'none'"),
         (lambda: lem(dt=True), TypeError, "lem: dt must be a number, got True"),
         (lambda: cayley_rnn(negative=1.5), ValueError, "cayley_rnn: negative .* got 1.5"),
+        (lambda: cayley_rnn(negative="a"), ValueError, "cayley_rnn: negative .* got 'a'"),
+        (lambda: exprnn(None), TypeError, "exprnn: activation must be a name or .* got None"),
+        (lambda: indrnn([]), TypeError, r"indrnn: activation must be a name or .* got \[\]"),
         (lambda: householder_rnn(reflections=0), ValueError, "householder_rnn: reflections .* 0"),
         (lambda: householder_rnn(reflections=1.0), TypeError, "householder_rnn: reflections"),
         (

@@ -9,8 +9,19 @@ import pytest
 from flax import linen
 from numpy.testing import assert_allclose, assert_array_equal
 
-from rnn_jax import elman, gru, schemes, unroll
-from rnn_jax.cells import janet, lightgru, mgu, minimal_rnn, ran, rhn, ugrnn
+from rnn_jax import CELLS, elman, gru, lstm, schemes, unroll
+from rnn_jax.cells import (
+    antisymmetric,
+    convlstm,
+    janet,
+    lightgru,
+    lookup,
+    mgu,
+    minimal_rnn,
+    ran,
+    rhn,
+    ugrnn,
+)
 
 D, H, T = 3, 5, 12
 ALWAYS = 800.0
@@ -473,6 +484,10 @@ def test_residual_elman_is_plain_with_the_identity_added():
         (lambda: elman(leak=1.1), ValueError, r"elman: leak must be a number in \(0, 1\], got 1.1"),
         (lambda: elman(leak=True), ValueError, r"elman: leak must be .* got True"),
         (lambda: elman(residual=1), ValueError, "elman: residual must be True or False, got 1"),
+        (lambda: elman(None), TypeError, "elman: activation must be a name or .* got None"),
+        (lambda: elman(3), TypeError, "elman: activation must be a name or .* got 3"),
+        (lambda: elman([]), TypeError, r"elman: activation must be a name or .* got \[\]"),
+        (lambda: ran([]), ValueError, r"ran: output must be 'tanh' or 'identity', got \[\]"),
     ],
 )
 def test_bad_options(make, error, message):
@@ -487,3 +502,35 @@ def test_foreign_parameters_are_refused(cell):
             cell.project(draw(other), normal(D))
     with pytest.raises(ValueError, match=rf"{cell.name}: the input x has shape \(2,\)"):
         cell.project(draw(cell), normal(D - 1))
+
+
+WITH_OPTIONS = [
+    antisymmetric(gated=True),
+    convlstm((4, 4), peephole=True),
+    gru("before"),
+    lstm(peephole=True),
+    lstm(projection=2, coupled=True),
+    lstm(layer_norm=True),
+]
+
+
+@pytest.mark.parametrize("cell", [*map(lookup, CELLS), *WITH_OPTIONS], ids=repr)
+def test_parameters_of_other_shapes_are_refused(cell):
+    """Every one of every cell, though most would broadcast into a third network."""
+    x = np.zeros((*cell.space, D))
+    shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), D, H))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes)
+    cell.project(params, x)
+    for name, value in params.items():
+        for wrong in (np.zeros((1,) * value.ndim), value[None], value[..., :-1], np.float64(0)):
+            with pytest.raises(ValueError, match=f"{cell.name}: params .* those of another cell"):
+                cell.project(params | {name: wrong}, x)
+    for wrong in (None, tuple(params.values()), (params,)):
+        with pytest.raises(ValueError, match=f"{cell.name}: params .* those of another cell"):
+            cell.project(wrong, x)
+
+
+def test_the_shapes_that_were_expected_are_told():
+    params = draw(gru()) | {"recurrent_bias": jnp.zeros(1)}
+    with pytest.raises(ValueError, match=r"'recurrent_bias': \(1,\).*expected .*: \(5,\)"):
+        unroll(gru(), params, normal(T, D))

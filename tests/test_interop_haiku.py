@@ -125,6 +125,23 @@ def test_the_forget_bias_is_rounded_once():
     np.testing.assert_array_equal(back["bias"][others], params["bias"][others])
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_error_of_the_forget_bias(dtype):
+    """At most half a unit in the last place of b - 1, which is that of 1 for |b| < 1."""
+    params = random_params(lstm(), dtype, hidden_size=300)
+    random = np.random.default_rng(0)
+    forget = random.normal(size=300) * 10 ** random.uniform(-12, 3, 300)
+    bias = np.array(params["bias"])
+    bias[300:600] = forget.astype(dtype)
+    params |= {"bias": jnp.asarray(bias)}
+    back = interop.haiku.params_from(lstm(), interop.haiku.weights_from(lstm(), params))
+    got, expected = (np.asarray(p["bias"]) for p in (back, params))
+    error, expected = abs(got - expected)[300:600], expected[300:600]
+    assert (error <= np.spacing(abs(expected - 1)) / 2).all()
+    assert 0 < error[abs(expected) < 1].max() <= np.finfo(dtype).eps / 2
+    same_bits(back | {"bias": None}, params | {"bias": None})
+
+
 def test_one_core_of_a_larger_model():
     """By name; what else the model has does not matter."""
 

@@ -4,13 +4,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import equinox as eqx
+import haiku as hk
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 import pytest
-from interop_cases import random_params
+import torch
+from flax import linen, nnx
+from interop_cases import random_params, same_bits
 
-from rnn_jax import gru, interop, lstm
+from rnn_jax import elman, gru, interop, lstm
+from rnn_jax.cells import irnn
 from rnn_jax.combinators import stack
 
 LIBRARIES = {
@@ -53,6 +59,8 @@ def is_named(error, path):
         (lambda a: a.astype(complex), "is complex128, expected floating-point numbers"),
         (lambda a: a.astype(str), "expected floating-point numbers"),
         (lambda a: np.where(a == a.flat[-1], np.float32(np.nan), a), "holds NaN"),
+        (lambda a: np.where(a == a.flat[-1], np.float32(np.inf), a), "holds infinity"),
+        (lambda a: np.where(a == a.flat[-1], np.float32(-np.inf), a), "holds infinity"),
         (lambda a: a.astype(np.float64), "cast them to one dtype first"),
         # Other numbers of inputs and hidden units at once: of inputs alone could be right.
         (lambda a: np.tile(a, (2,) * a.ndim), "has shape"),
@@ -102,6 +110,83 @@ def test_missing_and_unexpected_entries(library):
         module.params_from(cell, weights | one)
     with pytest.raises(ValueError, match="missing: "):
         module.params_from(cell, {})
+
+
+CONTAINERS = {
+    "torch": (torch.nn.GRU(3, 4), r"the dict that module.state_dict\(\) gives, got a GRU"),
+    "keras": (keras.layers.GRU(4), r"the list that get_weights\(\) gives, got a GRU"),
+    "flax_linen": (linen.GRUCell(4), r"the dict variables\[\"params\"\], got a GRUCell"),
+    "flax_nnx": (nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)), "the dict nnx.to_pure_dict.* a GRUCell"),
+    "haiku": (hk.transform(len), "the dict that hk.transform.* gives, got a Transformed"),
+    "equinox": (
+        eqx.nn.GRUCell(3, 4, key=jax.random.key(0)),
+        r"the dict of the arrays in vars\(module\), got a GRUCell",
+    ),
+}
+
+
+@every_library
+def test_weights_in_another_container(library):
+    module, cell = LIBRARIES[library]
+    wrong, message = CONTAINERS[library]
+    with pytest.raises(TypeError, match=f": weights must be {message}"):
+        module.params_from(cell, wrong)
+    for wrong in (None, 3, {} if library == "keras" else [], "weights"):
+        with pytest.raises(TypeError, match=f"weights must be .* got a {type(wrong).__name__}"):
+            module.params_from(cell, wrong)
+
+
+@pytest.mark.parametrize("library", ["torch", "keras", "equinox"])
+def test_weights_that_fit_no_sizes(library):
+    """Those of an LSTM for a GRU: no sizes are made up."""
+    module, cell = LIBRARIES[library]
+    weights = module.weights_from(lstm(), random_params(lstm(), "float32"))
+    if library == "equinox":
+        weights["bias_n"] = np.zeros((4, 1), np.float32)
+    with pytest.raises(ValueError, match=r"has shape .* of no .* with any numbers of inputs"):
+        module.params_from(cell, weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda a: a.to("meta"), "is a meta tensor, which has a shape but no numbers"),
+        (lambda a: a.to_sparse(), "is a torch.sparse_coo tensor, expected a dense one"),
+        (lambda a: [[1.0], [1.0, 2.0]], "is a list, expected an array of numbers"),
+    ],
+)
+def test_tensors_without_an_array(change, reason):
+    weights = torch.nn.GRU(3, 4).state_dict()
+    weights["weight_hh_l0"] = change(weights["weight_hh_l0"])
+    with pytest.raises(ValueError, match=f"'weight_hh_l0' {reason}"):
+        interop.torch.params_from(gru(), weights)
+
+
+@pytest.mark.parametrize("library", ["torch", "keras", "haiku"])
+def test_a_sum_of_biases_that_overflows(library):
+    """Where two entries are added."""
+    module, cell = LIBRARIES[library]
+    cell = elman("relu") if library == "haiku" else cell
+    weights = module.weights_from(cell, random_params(cell, "float16"))
+    huge = jax.tree.map(lambda a: np.full_like(a, 40000), weights)
+    with pytest.raises(ValueError, match=r"params\['bias'\], the sum of two .* beyond float16"):
+        module.params_from(cell, huge)
+
+
+@every_library
+def test_an_alias_is_the_cell_of_the_same_equations(library):
+    module, plain = LIBRARIES[library][0], elman("relu")
+    params = random_params(irnn(), "float32")
+    if library == "equinox":
+        with pytest.raises(ValueError, match="equinox has no elman_relu"):
+            module.weights_from(irnn(), params)
+        return
+    weights = module.weights_from(irnn(), params)
+    same_bits(weights, module.weights_from(plain, params))
+    same_bits(module.params_from(irnn(), weights), params)
+    mixed, alike = stack(irnn(), plain), stack(plain, plain)
+    params = random_params(alike, "float32")
+    same_bits(module.weights_from(mixed, params), module.weights_from(alike, params))
 
 
 @every_library

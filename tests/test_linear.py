@@ -89,6 +89,25 @@ def test_saturated_gates_are_normalised(dtype):
     np.testing.assert_allclose(gradient, [slope, -slope, 1 - kept], rtol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    ("cell", "bias", "kept"),
+    [
+        (minlstm(), [-110.0, -110.0, 0.0], 0.5),
+        (minlstm(), [-1000.0, -1001.0, 0.0], 1 / (1 + math.e)),
+        (mingru(), [60.0, 0.0], math.exp(-60)),
+    ],
+    ids=["minlstm", "minlstm apart", "mingru"],
+)
+def test_the_closed_jacobian_of_saturated_gates(cell, bias, kept, dtype):
+    """It is exact where the sigmoids, or their complements, are 0."""
+    params = {"kernel": jnp.zeros((1, len(bias)), dtype), "bias": jnp.array(bias, dtype)}
+    drive = cell.project(params, jnp.zeros(1, dtype))
+    jacobian = cell.jacobian(params, cell.initial_state(params), drive)
+    # Of two numbers of size 1000 the difference is taken.
+    np.testing.assert_allclose(jacobian, [[kept]], rtol=2000 * float(jnp.finfo(dtype).eps))
+
+
 def test_schemes_draw_what_there_is():
     params = minlstm().init(KEY, 3, 4, scheme=schemes.orthogonal(2.0, forget_bias=1.5))
     assert set(params) == {"kernel", "bias"}
@@ -365,11 +384,21 @@ def test_heads_are_blocks():
             "rglru: expected 0 < a_min < a_max < 1, got 0.9 and 1.0",
         ),
         (lambda: rglru().init(KEY, 3, 4, a_min=0.0), "rglru: expected .* got 0.0 and 0.999"),
+        (lambda: s5([]), r"s5: discretisation must be .* got \[\]"),
+        (lambda: mingru([]), r"mingru: candidate must be .* got \[\]"),
+        (lambda: minlstm([]), r"minlstm: candidate must be .* got \[\]"),
     ],
 )
 def test_bad_option(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("cell", [lru(), s5(), rglru()], ids=["lru", "s5", "rglru"])
+def test_an_argument_that_init_does_not_have(cell):
+    for argument in ("foo", "name"):
+        with pytest.raises(TypeError, match=f"{cell.name}: init .*unexpected .*'{argument}'"):
+            cell.init(KEY, 3, 4, **{argument: 1})
 
 
 @pytest.mark.parametrize("cell", [lru(), s5(), rglru()], ids=["lru", "s5", "rglru"])

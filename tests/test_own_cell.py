@@ -155,6 +155,9 @@ def test_gates_by_number_extra_parameters_and_a_default_scheme():
     xs = np.random.default_rng(0).normal(size=(5, 3))
     _, (_, expected) = sequence(step)(params, xs)
     close(rnn_jax.unroll(equations, params, xs)[1].outputs, expected)
+    for wrong in (jnp.zeros(1), jnp.zeros((1, 4)), None):
+        with pytest.raises(ValueError, match=r"peeping: params .* are those of another cell"):
+            rnn_jax.unroll(equations, params | {"peephole": wrong}, xs)
     del params["peephole"]
     with pytest.raises(ValueError, match=r"peeping: params .* are those of another cell"):
         rnn_jax.unroll(equations, params, xs)
@@ -171,6 +174,71 @@ def test_what_it_refuses():
         gated_cell(0)
     with pytest.raises(TypeError, match="gates must be a number or a sequence of names"):
         gated_cell("update")
+
+
+class Nameless(NamedTuple):
+    memory: jax.Array
+
+
+def draw(key, layout):
+    return jnp.zeros(layout.hidden_size, layout.dtype)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"gates": ("a", "a")}, ValueError, r"gates must have different names, got \('a', 'a'\)"),
+        ({"gates": (1, 2)}, TypeError, r"gates must have strings for names, got \(1, 2\)"),
+        ({"state": dict}, TypeError, "state must be a NamedTuple, the class, got <class 'dict'>"),
+        ({"state": tuple}, TypeError, "state must be a NamedTuple, the class"),
+        ({"state": HiddenState(0)}, TypeError, "state must be a NamedTuple, the class"),
+        ({"state": Nameless}, ValueError, "state must have a field 'hidden'.* Nameless"),
+        (
+            {"scheme": "orthogonal"},
+            TypeError,
+            r"scheme must be .*orthogonal\(\).* got 'orthogonal'",
+        ),
+        ({"scheme": schemes.orthogonal}, TypeError, r"scheme must be .* got <function orthogonal"),
+        ({"extra": {"kernel": draw}}, ValueError, "extra must have other names .* got 'kernel'"),
+        (
+            {"extra": {"recurrent_bias": draw}, "recurrent_bias": 0},
+            ValueError,
+            "extra must have other names .* got 'recurrent_bias'",
+        ),
+        ({"extra": {"gain": 1.0}}, TypeError, r"extra\['gain'\] must be a function .* got 1.0"),
+    ],
+)
+def test_a_mistake_is_told_at_the_definition(options, error, message):
+    with pytest.raises(error, match=f"^mine: {message}"):
+
+        @gated_cell(**{"gates": 1, "name": "mine"} | options)
+        def equations(params, state, drive):
+            return HiddenState(drive)
+
+
+@pytest.mark.parametrize(
+    ("returned", "kind"),
+    [
+        (lambda new: new.hidden, "a .*(Array|Tracer)"),
+        (lambda new: (new, new.hidden), "a tuple"),
+        (lambda new: Nameless(new.hidden), "a Nameless"),
+        (lambda new: None, "a NoneType"),
+    ],
+)
+def test_equations_that_return_another_thing_than_the_state(returned, kind):
+    @gated_cell(1, name="mine")
+    def cell(params, state, drive):
+        return returned(HiddenState(jnp.tanh(drive)))
+
+    params = cell.init(jax.random.key(0), 3, 4)
+    message = f"mine: the equations must return the new state alone, a HiddenState, got {kind}"
+    for run in (lambda: rnn_jax.unroll(cell, params, jnp.ones((2, 3))), lambda: step(cell, params)):
+        with pytest.raises((TypeError, ValueError), match=message):
+            run()
+
+
+def step(cell, params):
+    return cell(params, cell.initial_state(params), jnp.ones(3))
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from flax import linen, nnx
 from jax.flatten_util import ravel_pytree
 from scipy import integrate, optimize, stats
 
-from rnn_jax import CELLS, Cell, elman, gru, lstm, schemes, theory
-from rnn_jax.cells import janet, mgu, ugrnn
+from rnn_jax import CELLS, Cell, HiddenState, elman, gated_cell, gru, lstm, schemes, theory
+from rnn_jax.cells import antisymmetric, janet, lru, mgu, rhn, ugrnn
 from rnn_jax.schemes.parts import largest_eigenvalue
 
 D, H, P = 12, 16, 5
@@ -457,7 +457,22 @@ def test_critical_input_variance_may_be_traced():
     assert (np.diff(swept) > 0.1).all()  # saturation has to be made up for
 
 
+def namesake():
+    def identity(x):
+        return jnp.maximum(x, 0)
+
+    @gated_cell(2, name="mgu", keep=0, recurrent_bias=1)
+    def other(params, state, drive):
+        return HiddenState(jnp.tanh(drive[: state.hidden.size]))
+
+    return elman(identity), other
+
+
+NAMESAKES = namesake()
+
+
 def test_critical_refuses():
+    assert [cell.name for cell in NAMESAKES] == ["elman_identity", "mgu"]
     with pytest.raises(ValueError, match=r"critical: input_variance .*-1\.0"):
         schemes.critical(-1.0)
     for cell in (elman("relu"), lstm(layer_norm=True), lstm(projection=3), janet(0.0)):
@@ -469,6 +484,10 @@ def test_critical_refuses():
         jax.jit(lambda v: mgu(form="paper").init(KEYS[0], D, H, scheme=schemes.critical(v)))(0.0)
     with pytest.raises(ValueError, match="critical has a forget bias, but the cell elman"):
         elman().init(KEYS[0], D, H, scheme=schemes.critical(forget_bias=1.0))
+    # It is not the name that tells a cell.
+    for cell in NAMESAKES:
+        with pytest.raises(ValueError, match=f"critical does not know .*{cell.name}, only"):
+            cell.init(KEYS[0], D, H, scheme=schemes.critical())
     # What the ensemble refuses.
     scheme = schemes.critical(ensemble=schemes.sparse)
     with pytest.raises(ValueError, match="sparse has 15 connections"):
@@ -491,6 +510,40 @@ def test_registries_know_schemes_by_their_names(registry):
         assert factory is getattr(schemes, name)
         assert name in schemes.__all__
         assert EVERY[name].name == name
+
+
+@pytest.mark.parametrize("cell", [gru(), antisymmetric(), rhn(), lru()], ids=repr)
+def test_a_dtype_that_is_not_floating(cell):
+    for dtype in (jnp.int32, jnp.complex64, bool, "int8", "nothing"):
+        with pytest.raises(ValueError, match=f"{cell.name}: dtype must be a floating-point dtype"):
+            cell.init(KEYS[0], D, H, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        *((name, "gain") for name in ("orthogonal", "gaussian", "identity")),
+        *((name, "radius") for name in ("spectral_radius", "sparse")),
+        *((name, "forget_bias") for name in (*STANDARD, "critical")),
+        ("critical", "input_variance"),
+        ("chrono", "max_lag"),
+    ],
+)
+def test_numbers_that_are_none(name, argument):
+    for bad in (np.nan, np.inf, "1.0", 1j, True, None, [3.0, np.nan]):
+        with pytest.raises(ValueError, match=f"^{name}: {argument} must be a finite number"):
+            schemes.SCHEMES[name](**{argument: bad})
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [("spectral_radius", "radius"), ("sparse", "radius"), ("sparse", "input_deviation")],
+)
+def test_numbers_below_zero(name, argument):
+    with pytest.raises(ValueError, match=f"^{name}: {argument} must be .* of at least 0, got -1"):
+        schemes.SCHEMES[name](**{argument: -1})
+    traced = lambda number: len(schemes.SCHEMES[name](**{argument: number}).name)
+    assert jax.jit(traced)(-1.0) == len(name)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, HiddenState, Params, affine, check_number, foreign_params
+from rnn_jax.base import Cell, HiddenState, Params, Shapes, affine, check_number, check_shapes
 from rnn_jax.schemes import Scheme, gaussian, packed_init
 
 
@@ -77,14 +77,13 @@ def _antisymmetric(gated: bool, epsilon: float, gamma: float) -> Cell:
     def initial_state(params: Params) -> HiddenState:
         return HiddenState(jnp.zeros_like(params["recurrent_kernel"][:, 0]))
 
+    def shapes(got: Shapes) -> Shapes:
+        input_size, size = got["kernel"][0], got["recurrent_kernel"][0]
+        width = len(gates) * size
+        return {"kernel": (input_size, width), "recurrent_kernel": (size, size), "bias": (width,)}
+
     def project(params: Params, x: jax.Array) -> jax.Array:
-        fits = set(params) == {"kernel", "recurrent_kernel", "bias"}
-        if fits:
-            size = params["recurrent_kernel"].shape[0]
-            got = (*params["recurrent_kernel"].shape, params["kernel"].shape[-1])
-            fits = got == (size, size, len(gates) * size)
-        if not fits:
-            raise foreign_params(name, params)
+        check_shapes(name, params, shapes)
         return affine(name, params["kernel"], params["bias"], x)
 
     def values(params: Params, state: HiddenState, drive: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from rnn_jax.base import Cell, Params, check_positive, foreign_params
+from rnn_jax.base import Cell, Params, Shapes, check_positive, check_shapes
 from rnn_jax.cells.lstm import GATES, LSTMState, open_gates
 from rnn_jax.schemes import own_init
 
@@ -125,10 +125,18 @@ def _convlstm(shape: tuple[int, ...], kernel_size: tuple[int, ...], peephole: bo
         zeros = jnp.zeros((*shape, params["recurrent_kernel"].shape[-2]), params["bias"].dtype)
         return LSTMState(zeros, zeros)
 
+    def shapes(got: Shapes) -> Shapes:
+        input_size, hidden_size = got["kernel"][-2], got["bias"][0] // 4
+        width = 4 * hidden_size
+        return {
+            "kernel": (*kernel_size, input_size, width),
+            "recurrent_kernel": (*kernel_size, hidden_size, width),
+            "bias": (width,),
+            **({"peephole": (*shape, 3 * hidden_size)} if peephole else {}),
+        }
+
     def project(params: Params, x: jax.Array) -> jax.Array:
-        names = {"kernel", "recurrent_kernel", "bias"} | ({"peephole"} if peephole else set())
-        if set(params) != names or params["kernel"].shape[:-2] != kernel_size:
-            raise foreign_params(name, params)
+        check_shapes(name, params, shapes)
         kernel = params["kernel"]
         expected = (*shape, kernel.shape[-2])
         if x.shape[-rank - 1 :] != expected:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, Params, check_number
+from rnn_jax.base import Cell, Params, check_choice, check_number
 from rnn_jax.gated import gated_cell
 from rnn_jax.schemes import Layout, equinox
 
@@ -63,8 +63,7 @@ def cornn(
     >>> state._fields, bool((output == 0.1 * state.velocity).all())
     (('hidden', 'velocity'), True)
     """
-    if damping not in ("implicit", "explicit"):
-        raise ValueError(f"cornn: damping must be 'implicit' or 'explicit', got {damping!r}")
+    check_choice("cornn: damping", damping, ("implicit", "explicit"))
     return _cornn(
         check_number("cornn: dt", dt, zero=False),
         check_number("cornn: gamma", gamma),

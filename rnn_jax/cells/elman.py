@@ -2,7 +2,7 @@
 
 import functools
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,11 @@ ACTIVATIONS: Mapping[str, Activation] = {
 def activation_function(activation: str | Activation, cell: str = "elman") -> Activation:
     """An activation by name, or the function itself; errors name the cell."""
     if not isinstance(activation, str):
+        # Cells are memoised by it.
+        if not callable(activation) or not isinstance(activation, Hashable):
+            raise TypeError(
+                f"{cell}: activation must be a name or a hashable function, got {activation!r}"
+            )
         return activation
     if activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
@@ -64,6 +69,7 @@ def elman(
 
     Raises:
       ValueError: for an unknown name, a ``residual`` that is no bool or a ``leak`` outside (0, 1].
+      TypeError: for an activation that is neither a name nor a function.
 
     >>> import jax
     >>> cell = elman("relu")

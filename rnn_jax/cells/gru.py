@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, HiddenState, Params, packed_project
+from rnn_jax.base import Cell, HiddenState, Params, check_choice, packed_project
 from rnn_jax.schemes import packed_init
 
 GATES = ("reset", "update", "candidate")
@@ -63,8 +63,7 @@ def gru(reset: Literal["after", "before"] = "after") -> Cell:
     >>> sorted(gru().init(jax.random.key(0), 3, 4))
     ['bias', 'kernel', 'recurrent_bias', 'recurrent_kernel']
     """
-    if reset not in ("after", "before"):
-        raise ValueError(f"gru: reset must be 'after' or 'before', got {reset!r}")
+    check_choice("gru: reset", reset, ("after", "before"))
     return _gru(reset)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from rnn_jax.base import Cell, HiddenState, Params, affine, foreign_params
+from rnn_jax.base import Cell, HiddenState, Params, Shapes, affine, check_shapes
 from rnn_jax.cells.elman import Activation, activation_function, activation_name
 from rnn_jax.schemes import own_init
 
@@ -34,6 +34,7 @@ def indrnn(activation: str | Activation = "relu") -> Cell:
 
     Raises:
       ValueError: for an unknown name; (by ``init``) for any scheme.
+      TypeError: for an activation that is neither a name nor a function.
 
     >>> import jax
     >>> params = indrnn().init(jax.random.key(0), 3, 4)
@@ -59,9 +60,12 @@ def _indrnn(activation: Activation) -> Cell:
     def initial_state(params: Params) -> HiddenState:
         return HiddenState(jnp.zeros_like(params["bias"]))
 
+    def shapes(got: Shapes) -> Shapes:
+        size = got["kernel"][-1]
+        return {"kernel": (got["kernel"][0], size), "recurrent_weight": (size,), "bias": (size,)}
+
     def project(params: Params, x: jax.Array) -> jax.Array:
-        if set(params) != {"kernel", "recurrent_weight", "bias"}:
-            raise foreign_params(name, params)
+        check_shapes(name, params, shapes)
         return affine(name, params["kernel"], params["bias"], x)
 
     def preactivation(params: Params, state: HiddenState, drive: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax.base import Cell, Params, check_positive, packed_project
-from rnn_jax.schemes import Draw, Layout, packed_init
+from rnn_jax.schemes import Draw, Layout, drawn_shapes, packed_init
 
 GATES = ("input", "forget", "candidate", "output")
 EPSILON = 1e-5
@@ -163,6 +163,7 @@ def _lstm(peephole: bool, projection: int | None, coupled: bool, layer_norm: boo
     gates = GATES[1:] if coupled else GATES
 
     extra = _further_parameters(len(gates), peephole, projection, layer_norm)
+    init = packed_init(name, gates, keep="forget", extra=extra, recurrent_size=projection)
 
     def initial_state(params: Params) -> LSTMState:
         zeros = jnp.zeros_like(params["recurrent_kernel"][:, 0])
@@ -187,19 +188,13 @@ def _lstm(peephole: bool, projection: int | None, coupled: bool, layer_norm: boo
 
     return Cell(
         name,
-        packed_init(
-            name,
-            gates,
-            keep="forget",
-            extra=extra,
-            recurrent_size=projection,
-        ),
+        init,
         initial_state,
         step,
         packed_project(
             name,
             len(gates),
-            extra=extra,
+            extra=drawn_shapes(init, extra),
             recurrent_size=projection,
             transform=normalised_input if layer_norm else None,
         ),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import schemes
-from rnn_jax.base import Cell, HiddenState, Params
+from rnn_jax.base import Cell, HiddenState, Params, check_choice
 from rnn_jax.gated import gated_cell
 
 GATES = ("forget", "candidate")
@@ -51,8 +51,7 @@ def mgu(reset_gate: bool = True, form: Literal["linen", "paper"] = "linen") -> C
     """
     if not isinstance(reset_gate, bool):
         raise ValueError(f"mgu: reset_gate must be True or False, got {reset_gate!r}")
-    if form not in ("linen", "paper"):
-        raise ValueError(f"mgu: form must be 'linen' or 'paper', got {form!r}")
+    check_choice("mgu: form", form, ("linen", "paper"))
     return _mgu(reset_gate, form)
 
 

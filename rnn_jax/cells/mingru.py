@@ -12,8 +12,10 @@ from rnn_jax.base import (
     LinearCell,
     Params,
     ProjectFn,
+    Shapes,
     affine,
-    foreign_params,
+    check_choice,
+    check_shapes,
     linear_cell,
 )
 from rnn_jax.numerics import wide_dtype
@@ -36,26 +38,20 @@ CANDIDATES: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def candidate_function(cell: str, candidate: str) -> Callable[[jax.Array], jax.Array]:
-    """The function of the candidate by name.
-
-    Raises:
-      ValueError: for an unknown name; names the cell.
-    """
-    if candidate not in CANDIDATES:
-        raise ValueError(f"{cell}: candidate must be 'linear' or 'positive', got {candidate!r}")
-    return CANDIDATES[candidate]
-
-
 def input_gates_project(cell: str, gates: int) -> ProjectFn:
     """The ``project`` of a cell whose gates see the input alone: x @ kernel + bias, (..., G * H).
 
-    Its error is a ValueError for the parameters of another cell, as far as names and shapes tell.
+    Its error is a ValueError for the parameters of another cell, as far as names and shapes tell:
+    six units' two gates are as wide as four units' three.
     """
 
+    def shapes(got: Shapes) -> Shapes:
+        input_size, width = got["kernel"]
+        width -= width % gates
+        return {"kernel": (input_size, width), "bias": (width,)}
+
     def project(params: Params, x: jax.Array) -> jax.Array:
-        if set(params) != {"kernel", "bias"} or params["bias"].size % gates:
-            raise foreign_params(cell, params)
+        check_shapes(cell, params, shapes)
         return affine(cell, params["kernel"], params["bias"], x)
 
     return project
@@ -93,14 +89,14 @@ def mingru(candidate: Candidate = "linear") -> LinearCell:
     >>> trajectory.outputs.shape
     (5, 4)
     """
-    candidate_function("mingru", candidate)
+    check_choice("mingru: candidate", candidate, CANDIDATES)
     return _mingru(candidate)
 
 
 @functools.cache
 def _mingru(candidate: str) -> LinearCell:
     name = "mingru" if candidate == "linear" else f"mingru_{candidate}"
-    transform = candidate_function(name, candidate)
+    transform = CANDIDATES[candidate]
 
     def initial_state(params: Params) -> HiddenState:
         return HiddenState(jnp.zeros_like(jnp.split(params["bias"], len(GATES))[0]))
@@ -110,7 +106,7 @@ def _mingru(candidate: str) -> LinearCell:
         return jax.nn.sigmoid(-update), jax.nn.sigmoid(update) * transform(new)
 
     def jacobian(params: Params, state: HiddenState, drive: jax.Array) -> jax.Array:
-        return jnp.diag(1 - jax.nn.sigmoid(jnp.split(drive, 2)[0]))
+        return jnp.diag(jax.nn.sigmoid(-jnp.split(drive, 2)[0]))
 
     return linear_cell(
         name,

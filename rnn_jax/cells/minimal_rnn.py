@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, HiddenState, Params, affine, foreign_params, read_hidden
+from rnn_jax.base import Cell, HiddenState, Params, Shapes, affine, check_shapes, read_hidden
 from rnn_jax.schemes import Layout, packed_init
 
 
@@ -41,7 +41,6 @@ def minimal_rnn() -> Cell:
     ['bias', 'gate_kernel', 'input_bias', 'kernel', 'recurrent_kernel']
     """
     name = "minimal_rnn"
-    names = {"kernel", "input_bias", "recurrent_kernel", "gate_kernel", "bias"}
 
     def gate_kernel(key: jax.Array, layout: Layout) -> jax.Array:
         square = (layout.hidden_size, layout.hidden_size)
@@ -56,9 +55,16 @@ def minimal_rnn() -> Cell:
     def initial_state(params: Params) -> HiddenState:
         return HiddenState(jnp.zeros_like(params["bias"]))
 
+    def shapes(got: Shapes) -> Shapes:
+        size = got["kernel"][-1]
+        return {
+            "kernel": (got["kernel"][0], size),
+            **dict.fromkeys(("recurrent_kernel", "gate_kernel"), (size, size)),
+            **dict.fromkeys(("bias", "input_bias"), (size,)),
+        }
+
     def project(params: Params, x: jax.Array) -> MinimalRNNDrive:
-        if set(params) != names:
-            raise foreign_params(name, params)
+        check_shapes(name, params, shapes)
         z = jnp.tanh(affine(name, params["kernel"], params["input_bias"], x))
         return MinimalRNNDrive(z, affine(name, params["gate_kernel"], params["bias"], z))
 

@@ -5,8 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import HiddenState, LinearCell, Params, linear_cell
-from rnn_jax.cells.mingru import Candidate, candidate_function, input_gates_project
+from rnn_jax.base import HiddenState, LinearCell, Params, check_choice, linear_cell
+from rnn_jax.cells.mingru import CANDIDATES, Candidate, input_gates_project
 from rnn_jax.numerics import wide_dtype
 from rnn_jax.schemes import packed_init
 
@@ -43,26 +43,30 @@ def minlstm(candidate: Candidate = "linear") -> LinearCell:
     >>> params["bias"].tolist()
     [0.0, 0.0, 0.0, 0.0, 2.0, 2.0, 2.0, 2.0, 0.0, 0.0, 0.0, 0.0]
     """
-    candidate_function("minlstm", candidate)
+    check_choice("minlstm: candidate", candidate, CANDIDATES)
     return _minlstm(candidate)
 
 
 @functools.cache
 def _minlstm(candidate: str) -> LinearCell:
     name = "minlstm" if candidate == "linear" else f"minlstm_{candidate}"
-    transform = candidate_function(name, candidate)
+    transform = CANDIDATES[candidate]
 
     def initial_state(params: Params) -> HiddenState:
         return HiddenState(jnp.zeros_like(jnp.split(params["bias"], len(GATES))[0]))
 
+    def log_odds(i: jax.Array, f: jax.Array) -> jax.Array:
+        """ln f - ln i, from the arguments of the gates."""
+        return jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
+
     def coefficients(params: Params, drive: jax.Array) -> tuple[jax.Array, jax.Array]:
         i, f, n = jnp.split(drive.astype(wide_dtype(drive)), 3, axis=-1)
-        odds = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
+        odds = log_odds(i, f)
         return jax.nn.sigmoid(odds), jax.nn.sigmoid(-odds) * transform(n)
 
     def jacobian(params: Params, state: HiddenState, drive: jax.Array) -> jax.Array:
-        i, f = jax.nn.sigmoid(jnp.stack(jnp.split(drive, 3)[:2]))
-        return jnp.diag(f / (f + i))
+        i, f, _ = jnp.split(drive, 3)
+        return jnp.diag(jax.nn.sigmoid(log_odds(i, f)))
 
     return linear_cell(
         name,

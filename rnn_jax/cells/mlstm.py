@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from rnn_jax.base import Cell, Params, affine, check_positive, foreign_params
+from rnn_jax.base import Cell, Params, Shapes, affine, check_choice, check_positive, check_shapes
 from rnn_jax.cells.slstm import (
-    check_forget,
+    FORGET_GATES,
     forget_biases,
     log_forget_gate,
     stabilised_gates,
@@ -82,7 +82,7 @@ def mlstm(heads: int = 1, forget: Literal["sigmoid", "exp"] = "sigmoid") -> Cell
     >>> state.cell.shape, output.shape
     ((2, 4, 4), (8,))
     """
-    check_forget("mlstm", forget)
+    check_choice("mlstm: forget", forget, FORGET_GATES)
     return _mlstm(check_positive("mlstm: heads", heads), forget)
 
 
@@ -109,10 +109,19 @@ def _mlstm(heads: int, forget: str) -> Cell:
         zeros = functools.partial(jnp.zeros, dtype=params["bias"].dtype)
         return MLSTMState(zeros((heads, size, size)), zeros((heads, size)), zeros(heads))
 
+    def shapes(got: Shapes) -> Shapes:
+        input_size, width = got["kernel"]
+        width -= width % (4 * heads)
+        return {
+            "kernel": (input_size, width),
+            "bias": (width,),
+            "gate_kernel": (input_size, 2 * heads),
+            "gate_bias": (2 * heads,),
+        }
+
     def project(params: Params, x: jax.Array) -> MLSTMDrive:
+        check_shapes(name, params, shapes)
         names = ("kernel", "bias", "gate_kernel", "gate_bias")
-        if sorted(params) != sorted(names) or params["gate_bias"].shape != (2 * heads,):
-            raise foreign_params(name, params)
         kernel, bias, gate_kernel, gate_bias = (params[part] for part in names)
         q, k, v, o = jnp.split(affine(name, kernel, None, x), 4, axis=-1)
         b_q, b_k, b_v, b_o = (b.reshape((1,) * (x.ndim - 1) + (-1,)) for b in jnp.split(bias, 4))

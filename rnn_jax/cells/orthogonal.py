@@ -11,6 +11,7 @@ sequence; a step that gets parameters without it computes Q by itself.
 """
 
 import functools
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from jax.nn import initializers
 from jax.scipy.linalg import expm, solve_triangular
 
-from rnn_jax.base import Cell, HiddenState, Params, affine, check_positive, foreign_params
+from rnn_jax.base import Cell, HiddenState, Params, Shapes, affine, check_positive, check_shapes
 from rnn_jax.cells.elman import Activation, activation_function, activation_name
 from rnn_jax.numerics import wide_dtype
 from rnn_jax.schemes import own_init
@@ -63,6 +64,7 @@ def exprnn(activation: str | Activation = "modrelu") -> Cell:
 
     Raises:
       ValueError: for an unknown name; (by ``init``) for any scheme.
+      TypeError: for an activation that is neither a name nor a function.
 
     References:
       Lezcano-Casado and Martinez-Rubio (2019), arXiv:1901.08428.
@@ -92,7 +94,7 @@ def _exprnn(activation: Activation) -> Cell:
     def exponential(params: Params) -> jax.Array:
         return expm(_skew_matrix(params))
 
-    return _orthogonal_cell("exprnn", "modrelu", activation, "skew", draw, exponential)
+    return _orthogonal_cell("exprnn", "modrelu", activation, _skew_shapes, draw, exponential)
 
 
 def cayley_rnn(activation: str | Activation = "modrelu", *, negative: float = 0.5) -> Cell:
@@ -110,7 +112,8 @@ def cayley_rnn(activation: str | Activation = "modrelu", *, negative: float = 0.
 
     Initialisation, as the authors' code: A in blocks [[0, s], [-s, 0]] with s = -tan(t / 2), t
     uniform in [0, pi / 2], so that (I + A)^{-1} (I - A) turns each pair of units by the angle t; W
-    uniform in +-0.01; b zero. No scheme applies.
+    uniform in +-0.01; b zero. No scheme applies. Names and shapes do not tell these parameters from
+    those of `exprnn`, whose Q is another.
 
     Args:
       activation: as in `exprnn`.
@@ -119,6 +122,7 @@ def cayley_rnn(activation: str | Activation = "modrelu", *, negative: float = 0.
 
     Raises:
       ValueError: for an unknown name or a part outside [0, 1]; (by ``init``) for any scheme.
+      TypeError: for an activation that is neither a name nor a function.
 
     References:
       Helfrich, Willmott and Ye (2018), arXiv:1707.09520.
@@ -129,7 +133,8 @@ def cayley_rnn(activation: str | Activation = "modrelu", *, negative: float = 0.
     >>> round(float(jax.numpy.linalg.det(q)), 5)
     -1.0
     """
-    if isinstance(negative, bool) or not 0 <= negative <= 1:
+    number = isinstance(negative, numbers.Real) and not isinstance(negative, bool)
+    if not number or not 0 <= negative <= 1:
         raise ValueError(f"cayley_rnn: negative must be between 0 and 1, got {negative!r}")
     return _cayley_rnn(_activation("cayley_rnn", activation), float(negative))
 
@@ -153,7 +158,7 @@ def _cayley_rnn(activation: Activation, negative: float) -> Cell:
         signs = np.where(np.arange(size) < size - round(negative * size), 1, -1)
         return jnp.linalg.solve(eye + skew, eye - skew) * jnp.asarray(signs[None], skew.dtype)
 
-    return _orthogonal_cell("cayley_rnn", "modrelu", activation, "skew", draw, cayley)
+    return _orthogonal_cell("cayley_rnn", "modrelu", activation, _skew_shapes, draw, cayley)
 
 
 def householder_rnn(
@@ -164,7 +169,8 @@ def householder_rnn(
     h_t = phi(x_t W + h_{t-1} Q, b),    Q = R(v_1) ... R(v_m),    R(v) = I - 2 v v^T / ||v||^2
 
     v_j has j - 1 leading zeros, as in a QR decomposition: m = H reflections reach every orthogonal
-    matrix of determinant (-1)^H, fewer make Q cheaper and less expressive. phi as in `exprnn`.
+    matrix of determinant (-1)^H, fewer make Q cheaper and less expressive. R(0) = I, and passes no
+    gradient. phi as in `exprnn`.
 
     Parameters: ``kernel`` W (D, H); ``reflectors`` (H, m), whose columns are the v_j and whose part
     above the diagonal is not read; ``bias`` b (H,). State: ``HiddenState(hidden)``, (H,).
@@ -180,7 +186,8 @@ def householder_rnn(
 
     Raises:
       ValueError: for an unknown name or m < 1; (by ``init``) for m > H or any scheme.
-      TypeError: for an m that is no integer.
+      TypeError: for an m that is no integer, or an activation that is neither a name nor a
+        function.
 
     References:
       Mhammedi, Hellicar, Rahman and Bailey (2017), arXiv:1612.00188.
@@ -212,16 +219,16 @@ def _householder_rnn(activation: Activation, reflections: int | None) -> Cell:
         }
 
     def product(params: Params) -> jax.Array:
-        v = jnp.tril(params["reflectors"])
-        v = v / jnp.linalg.norm(v, axis=0, keepdims=True)
+        v = _unit_columns(jnp.tril(params["reflectors"]))
         rows, columns = v.shape
         half = 0.5 * jnp.eye(columns, dtype=v.dtype)
         triangle = jnp.triu(v.T @ v, 1) + half
         return jnp.eye(rows, dtype=v.dtype) - v @ solve_triangular(triangle, v.T)
 
-    return _orthogonal_cell(
-        "householder_rnn", "leaky_relu", activation, "reflectors", draw, product
-    )
+    def coordinates(hidden_size: int) -> Shapes:
+        return {"reflectors": (hidden_size, reflections or hidden_size)}
+
+    return _orthogonal_cell("householder_rnn", "leaky_relu", activation, coordinates, draw, product)
 
 
 # ---- Parts --------------------------------------------------------------------------------------
@@ -239,11 +246,12 @@ def _orthogonal_cell(
     family: str,
     usual: str,
     activation: Callable,
-    coordinates: str,
+    coordinates: Callable[[int], Shapes],
     draw: Callable[[jax.Array, int, int, Any], Params],
     matrix: Callable[[Params], jax.Array],
 ) -> Cell:
-    """The cell whose recurrent kernel is ``matrix`` of the parameter named ``coordinates``."""
+    """The cell whose recurrent kernel is ``matrix`` of the parameters of the shapes ``coordinates``
+    of H."""
     label = activation_name(activation)
     name = family if label == usual else f"{family}_{label}"
     phi = activation if activation is modrelu else lambda a, b: activation(a + b)
@@ -266,9 +274,13 @@ def _orthogonal_cell(
     def initial_state(params: Params) -> HiddenState:
         return HiddenState(jnp.zeros_like(params["bias"]))
 
+    def shapes(got: Shapes) -> Shapes:
+        input_size, size = got["kernel"]
+        prepared = {"recurrent_kernel": (size, size)} if "recurrent_kernel" in got else {}
+        return {"kernel": (input_size, size), "bias": (size,), **coordinates(size), **prepared}
+
     def project(params: Params, x: jax.Array) -> jax.Array:
-        if set(params) - {"recurrent_kernel"} != {"kernel", coordinates, "bias"}:
-            raise foreign_params(name, params)
+        check_shapes(name, params, shapes)
         return affine(name, params["kernel"], None, x)
 
     def step(params: Params, state: HiddenState, drive: jax.Array) -> tuple[HiddenState, jax.Array]:
@@ -291,12 +303,28 @@ def _orthogonal_cell(
     )
 
 
+def _skew_shapes(hidden_size: int) -> Shapes:
+    return {"skew": (hidden_size * (hidden_size - 1) // 2,)}
+
+
 def _skew_matrix(params: Params) -> jax.Array:
     """A = -A^T from its entries above the diagonal."""
     size = params["bias"].size
     upper = jnp.zeros((size, size), params["skew"].dtype)
     upper = upper.at[np.triu_indices(size, 1)].set(params["skew"])
     return upper - upper.T
+
+
+def _unit_columns(v: jax.Array) -> jax.Array:
+    """The columns with norm 1, those of zeros as they are, with a finite derivative at all of them.
+
+    Each is brought to order one first: the squares of small entries would underflow.
+    """
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(v), axis=0, keepdims=True))
+    zero = largest == 0
+    v = v / jnp.where(zero, 1, largest)
+    squares = jnp.where(zero, 1, jnp.sum(jnp.square(v), axis=0, keepdims=True))
+    return v / jnp.sqrt(squares)
 
 
 def _blocks(entries: jax.Array, size: int) -> jax.Array:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, Params, affine, packed_project
+from rnn_jax.base import Cell, Params, affine, check_choice
 from rnn_jax.gated import gated_cell
 from rnn_jax.schemes import Layout
 
@@ -55,8 +55,7 @@ def ran(output: Literal["tanh", "identity"] = "tanh") -> Cell:
     >>> bool((output == jnp.tanh(state.cell)).all())
     True
     """
-    if output not in ("tanh", "identity"):
-        raise ValueError(f"ran: output must be 'tanh' or 'identity', got {output!r}")
+    check_choice("ran: output", output, ("tanh", "identity"))
     return _ran(output)
 
 
@@ -67,12 +66,6 @@ def _ran(output: str) -> Cell:
     def content_kernel(key: jax.Array, layout: Layout) -> jax.Array:
         shape = (layout.input_size, layout.hidden_size)
         return jax.nn.initializers.lecun_normal()(key, shape, layout.dtype)
-
-    extra = {"content_kernel": content_kernel}
-    gates_of = packed_project(name, len(GATES), extra=extra)
-
-    def project(params: Params, x: jax.Array) -> RANDrive:
-        return RANDrive(gates_of(params, x), affine(name, params["content_kernel"], None, x))
 
     def read(params: Params, state: RANState, drive: RANDrive) -> jax.Array:
         del params, drive
@@ -98,12 +91,16 @@ def _ran(output: str) -> Cell:
         name=name,
         state=RANState,
         keep="forget",
-        extra=extra,
+        extra={"content_kernel": content_kernel},
         read=read,
         jacobian=jacobian,
     )
     def cell(params: Params, state: RANState, drive: RANDrive) -> RANState:
         i, f = gates(params, state, drive)
         return RANState(i * drive.content + f * state.cell)
+
+    def project(params: Params, x: jax.Array) -> RANDrive:
+        gates = cell.project(params, x)
+        return RANDrive(gates, affine(name, params["content_kernel"], None, x))
 
     return dataclasses.replace(cell, project=project)

@@ -11,10 +11,11 @@ from rnn_jax.base import (
     HiddenState,
     LinearCell,
     Params,
+    Shapes,
     affine,
     check_increasing,
     check_positive,
-    foreign_params,
+    check_shapes,
     linear_cell,
 )
 from rnn_jax.numerics import wide_dtype
@@ -70,14 +71,24 @@ def rglru() -> LinearCell:
     >>> params["gate_kernel"].shape
     (2, 4, 8)
     """
-    names = {"kernel", "bias", "gate_kernel", "gate_bias", "Lambda"}
+
+    def shapes(got: Shapes) -> Shapes:
+        (input_size, hidden_size), heads = got["kernel"], got["gate_kernel"][0]
+        width = hidden_size // heads
+        hidden_size = heads * width
+        return {
+            "kernel": (input_size, hidden_size),
+            "bias": (hidden_size,),
+            "gate_kernel": (heads, width, 2 * width),
+            "gate_bias": (heads, 2 * width),
+            "Lambda": (hidden_size,),
+        }
 
     def initial_state(params: Params) -> HiddenState:
         return HiddenState(jnp.zeros_like(params["Lambda"]))
 
     def project(params: Params, x: jax.Array) -> RGLRUDrive:
-        if set(params) != names:
-            raise foreign_params("rglru", params)
+        check_shapes("rglru", params, shapes)
         value = affine("rglru", params["kernel"], params["bias"], x)
         heads, width, _ = params["gate_kernel"].shape
         blocks = value.reshape(*value.shape[:-1], heads, width)

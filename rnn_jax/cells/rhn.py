@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import schemes
-from rnn_jax.base import Cell, HiddenState, Params, affine, check_positive, foreign_params
+from rnn_jax.base import Cell, HiddenState, Params, Shapes, affine, check_positive, check_shapes
 from rnn_jax.schemes import Scheme, packed_init
 from rnn_jax.schemes.parts import gate_bias
 
@@ -74,14 +74,16 @@ def _rhn(depth: int) -> Cell:
     def initial_state(params: Params) -> HiddenState:
         return HiddenState(jnp.zeros_like(params["recurrent_kernel"][0, :, 0]))
 
+    def shapes(got: Shapes) -> Shapes:
+        input_size, width = got["kernel"]
+        return {
+            "kernel": (input_size, width),
+            "recurrent_kernel": (depth, width // 2, width),
+            "bias": (depth, width),
+        }
+
     def project(params: Params, x: jax.Array) -> jax.Array:
-        fits = set(params) == {"kernel", "recurrent_kernel", "bias"}
-        if fits:
-            width = params["kernel"].shape[-1]
-            shapes = (params["recurrent_kernel"].shape, params["bias"].shape)
-            fits = shapes == ((depth, width // 2, width), (depth, width))
-        if not fits:
-            raise foreign_params(name, params)
+        check_shapes(name, params, shapes)
         return affine(name, params["kernel"], params["bias"][0], x)
 
     def layer(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import initializers
 
-from rnn_jax.base import LinearCell, Params, check_increasing, check_positive
+from rnn_jax.base import LinearCell, Params, check_choice, check_increasing, check_positive
 from rnn_jax.diagonal import Transition, diagonal_cell, to_complex
 from rnn_jax.numerics import wide_dtype
 from rnn_jax.schemes import own_init
@@ -56,8 +56,7 @@ def s5(discretisation: Literal["zoh", "bilinear"] = "zoh") -> LinearCell:
     >>> cell.initial_state(params).real.shape, params["Lambda_re"].tolist()[:2]
     ((8,), [-0.5, -0.5])
     """
-    if discretisation not in DISCRETISATIONS:
-        raise ValueError(f"s5: discretisation must be 'zoh' or 'bilinear', got {discretisation!r}")
+    check_choice("s5: discretisation", discretisation, DISCRETISATIONS)
     return _s5(discretisation)
 
 

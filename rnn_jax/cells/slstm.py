@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, Params
+from rnn_jax.base import Cell, Params, check_choice
 from rnn_jax.gated import gated_cell
 from rnn_jax.schemes import Layout, Scheme, orthogonal
 
@@ -26,10 +26,8 @@ class SLSTMState(NamedTuple):
     stabiliser: jax.Array
 
 
-def check_forget(cell: str, forget: str) -> None:
-    """ValueError for an unknown forget gate."""
-    if forget not in ("sigmoid", "exp"):
-        raise ValueError(f"{cell}: forget must be 'sigmoid' or 'exp', got {forget!r}")
+FORGET_GATES = ("sigmoid", "exp")
+"""The two of the paper."""
 
 
 def log_forget_gate(forget: str, preactivation: jax.Array) -> jax.Array:
@@ -107,7 +105,7 @@ def slstm(forget: Literal["sigmoid", "exp"] = "sigmoid") -> Cell:
     >>> state.normaliser.tolist(), bool(jax.numpy.isfinite(output).all())
     ([1.0, 1.0, 1.0, 1.0], True)
     """
-    check_forget("slstm", forget)
+    check_choice("slstm: forget", forget, FORGET_GATES)
     return _slstm(forget)
 
 

@@ -4,7 +4,7 @@ Each module has the same two functions, ``params_from(network, weights)`` and
 ``weights_from(network, params)``. A network is a cell, or a `stack`, `chain` or `bidirectional` of
 cells; weights are plain dicts or lists of arrays as the library keeps them, so that no library has
 to be installed. What a library cannot express is refused with the reason, and so is every entry
-that is missing, unexpected, of another shape or dtype, or not a number. Where a way is lossy, the
+that is missing, unexpected, of another shape or dtype, or not finite. Where a way is lossy, the
 module says so.
 
 ==============  ===========================================================================

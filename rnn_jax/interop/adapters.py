@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.errors
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,6 +89,21 @@ def batched_step(
     for _ in batch:
         step = jax.vmap(step)
     return step(carry, inputs)
+
+
+def as_dicts(params: Params) -> dict[str, Any]:
+    """Parameters as Flax nests them, dicts of dicts: the parts of a tuple are "0", "1", ...
+
+    One bare array, which Flax has no place for, is called "value".
+    """
+    nested = flax.serialization.to_state_dict(params)
+    return nested if isinstance(nested, dict) else {"value": nested}
+
+
+def from_dicts(nested: dict[str, Any], like: Params) -> Params:
+    """The inverse of `as_dicts`; the names must be those that it gives to ``like``."""
+    bare = not isinstance(flax.serialization.to_state_dict(like), dict)
+    return nested["value"] if bare else flax.serialization.from_state_dict(like, nested)
 
 
 def constant_state(cell: Cell, shapes: PyTree) -> State:

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from rnn_jax.base import Cell, Params
+from rnn_jax.base import Cell, Params, Shapes
 from rnn_jax.interop.formats import (
     ELMAN,
     Arrays,
     Format,
     Library,
-    Shapes,
+    check_container,
     export_weights,
     import_weights,
 )
@@ -69,7 +69,8 @@ def params_from(cell: Cell, weights: Mapping[str, Any]) -> Params:
 
     Raises:
       ValueError: if equinox has no such cell, or for an entry that is missing, is none of the
-        cell's, has another shape or dtype, or holds NaN; names it.
+        cell's, has another shape or dtype, or holds NaN or infinity; names it.
+      TypeError: for weights in another container, as the module itself.
 
     >>> import jax, rnn_jax
     >>> cell = rnn_jax.gru()
@@ -80,6 +81,7 @@ def params_from(cell: Cell, weights: Mapping[str, Any]) -> Params:
     ['bias', 'kernel', 'recurrent_bias', 'recurrent_kernel']
     """
     _check(cell)
+    check_container(LIBRARY.name, weights, Mapping, "dict of the arrays in vars(module)")
     return import_weights(LIBRARY, cell, weights, lambda place, entry: entry)
 
 

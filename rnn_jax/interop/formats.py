@@ -14,12 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.base import Cell, Layer, Params
-from rnn_jax.cells import ACTIVATIONS, elman, gru, lstm
+from rnn_jax.base import Cell, Layer, Params, Shapes
+from rnn_jax.cells import ACTIVATIONS, elman, gru, irnn, lstm
 from rnn_jax.interop.networks import Place, nested, picked, places
 
 Arrays = Mapping[str, np.ndarray]
-Shapes = Mapping[str, tuple[int, ...]]
 ShapesOf = Callable[[int, int], Shapes]
 """The shape of every entry, from D and H."""
 
@@ -73,30 +72,51 @@ class Kind(NamedTuple):
     projection: int | None = None
 
 
+Equations = tuple[Callable, Callable]
+"""The step and the projection of a cell."""
+
+
+def _equations(cell: Cell) -> Equations:
+    return cell.step, cell.project
+
+
 @functools.cache
-def _kinds() -> Mapping[str, Kind]:
-    plain = [Kind(elman(name), packed(1)) for name in ACTIVATIONS]
+def _kinds() -> Mapping[Equations, Kind]:
+    plain = {name: Kind(elman(name), packed(1)) for name in ACTIVATIONS}
     others = [
         Kind(lstm(), packed(4)),
         Kind(gru(), packed(3, recurrent_bias=True)),
         Kind(gru("before"), packed(3)),
     ]
-    return {kind.cell.name: kind for kind in (*plain, *others)}
+    kinds = {_equations(kind.cell): kind for kind in (*plain.values(), *others)}
+    return kinds | {_equations(irnn()): plain["relu"]}
 
 
-def _projected(size: int) -> Kind:
+def _projected(size: int) -> Mapping[Equations, Kind]:
     def shapes(d: int, h: int) -> Shapes:
         own = packed(4)(d, h)
         return {**own, "recurrent_kernel": (size, 4 * h), "projection_kernel": (h, size)}
 
-    return Kind(lstm(projection=size), shapes, size)
+    cell = lstm(projection=size)
+    return {_equations(cell): Kind(cell, shapes, size)}
+
+
+def _known(cell: Cell) -> Kind | None:
+    """What a cell is by its equations: its name, how it is drawn and where it starts may differ."""
+    projected = re.fullmatch(r"lstm_projection(\d+)", cell.name)
+    kinds = _projected(int(projected[1])) if projected else _kinds()
+    return kinds.get(_equations(cell))
+
+
+def plain_name(cell: Cell) -> str:
+    """The name under which a `Library` has the equations of a cell, else the cell's own."""
+    kind = _known(cell)
+    return kind.cell.name if kind else cell.name
 
 
 def _kind(library: Library, cell: Cell) -> Kind:
-    """What a cell is by its equations: how it is drawn and where it starts may differ."""
-    projected = re.fullmatch(r"lstm_projection(\d+)", cell.name)
-    kind = _projected(int(projected[1])) if projected else _kinds().get(cell.name)
-    if kind is None or (cell.step, cell.project) != (kind.cell.step, kind.cell.project):
+    kind = _known(cell)
+    if kind is None:
         raise ValueError(f"{library.name} has no cell with the equations of {cell.name}")
     return kind
 
@@ -128,7 +148,8 @@ def import_weights(
 
     Raises:
       ValueError: if the library lacks a cell, or for an entry that is missing, is none of the
-        network's, has another shape or dtype, or holds NaN; names it.
+        network's, has another shape or dtype, or holds NaN or infinity; names it. Also if two
+        biases that the library adds have no finite sum.
     """
     cells = places(network)
     kinds = [_kind(library, place.cell) for place in cells]
@@ -145,13 +166,23 @@ def import_weights(
     _check_sizes(library.name, cells, kinds, shapes, given, labels, one_size)
     return nested(
         {
-            place.path: {
-                part: to_jax(f"{library.name}: the weights", array)
-                for part, array in each.read(own).items()
-            }
+            place.path: _read(library.name, place, each, own)
             for place, each, own in zip(cells, formats, given, strict=True)
         }
     )
+
+
+def _read(library: str, place: Place, cell_format: Format, given: Arrays) -> dict[str, jax.Array]:
+    """The parameters of one cell from its finite entries."""
+    with np.errstate(over="ignore"):  # where it adds two biases
+        params = cell_format.read(given)
+    for part, array in params.items():
+        if not np.isfinite(array).all():
+            name = "".join(f"[{key!r}]" for key in (*place.path, part))
+            raise ValueError(
+                f"{library}: params{name}, the sum of two entries, is beyond {array.dtype}"
+            )
+    return {part: to_jax(f"{library}: the weights", array) for part, array in params.items()}
 
 
 def export_weights(
@@ -178,7 +209,7 @@ def export_weights(
         own = parts[place.path]
         above = "".join(f"[{key!r}]" for key in place.path)
         check_names(f"params{above} of {place.cell.name}", own, list(shapes_of(1, 1)))
-        given.append(_checked_arrays(f"params{above}", own, nan=True))
+        given.append(_checked_arrays(f"params{above}", own, finite=False))
         labels.append({part: f"{above}[{part!r}]" for part in own})
     _check_sizes("params", cells, kinds, shapes, given, labels, one_size)
     return {
@@ -208,9 +239,19 @@ def check_names(what: str, entries: Mapping[str, Any], names: Collection[str]) -
         raise ValueError(f"{what}: not the entries of this network; {text}")
 
 
-def _checked_arrays(what: str, entries: Mapping[str, Any], *, nan: bool = False) -> Arrays:
-    """The entries as NumPy arrays, all of one floating dtype and, unless ``nan``, without NaN."""
-    arrays = {name: to_numpy(value) for name, value in entries.items()}
+def check_container(library: str, weights: Any, kind: type, source: str) -> None:
+    """Refuses what is no container of weights, a module above all.
+
+    Raises:
+      TypeError: names the library, what came and the ``source`` of what is expected.
+    """
+    if not isinstance(weights, kind) or isinstance(weights, str):
+        raise TypeError(f"{library}: weights must be the {source}, got a {type(weights).__name__}")
+
+
+def _checked_arrays(what: str, entries: Mapping[str, Any], *, finite: bool = True) -> Arrays:
+    """The entries as NumPy arrays, all of one floating dtype and finite, if asked for."""
+    arrays = {name: named_array(what, name, value) for name, value in entries.items()}
     first = next(iter(arrays))
     for name, array in arrays.items():
         if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -220,8 +261,9 @@ def _checked_arrays(what: str, entries: Mapping[str, Any], *, nan: bool = False)
                 f"{what}: {name!r} is {array.dtype} but {first!r} is {arrays[first].dtype}; "
                 "cast them to one dtype first"
             )
-        if not nan and np.isnan(array).any():
-            raise ValueError(f"{what}: {name!r} holds NaN")
+        if finite and not np.isfinite(array).all():
+            bad = "NaN" if np.isnan(array).any() else "infinity"
+            raise ValueError(f"{what}: {name!r} holds {bad}")
     return arrays
 
 
@@ -242,6 +284,13 @@ def _check_sizes(
         below = sum(outputs[number] for number in place.reads) if place.reads else input_size
         got = {entry: array.shape for entry, array in own.items()}
         d, h = _likely_sizes(shapes_of, got, below, hidden_size)
+        agree = any(got[entry] == shape for entry, shape in shapes_of(d, h).items())
+        if not agree and hidden_size is None:
+            entry = next(iter(got))
+            raise ValueError(
+                f"{what}: {label[entry]} has shape {got[entry]}, and like all the others that of "
+                f"no {kind.cell.name} with any numbers of inputs and hidden units"
+            )
         for entry, shape in shapes_of(d, h).items():
             if got[entry] != shape:
                 raise ValueError(
@@ -272,6 +321,26 @@ def _likely_sizes(
 
 
 # ---- Arrays -------------------------------------------------------------------------------------
+
+
+def named_array(what: str, name: str, value: Any) -> np.ndarray:
+    """`to_numpy` of an entry.
+
+    Raises:
+      ValueError: for what is no array of numbers, among them PyTorch's meta and sparse tensors;
+        names it.
+    """
+    if getattr(value, "is_meta", False):
+        raise ValueError(f"{what}: {name!r} is a meta tensor, which has a shape but no numbers")
+    layout = str(getattr(value, "layout", None))
+    if layout.startswith("torch.sparse"):
+        raise ValueError(f"{what}: {name!r} is a {layout} tensor, expected a dense one")
+    try:
+        return to_numpy(value)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{what}: {name!r} is a {type(value).__name__}, expected an array of numbers"
+        ) from error
 
 
 def to_numpy(value: Any) -> np.ndarray:

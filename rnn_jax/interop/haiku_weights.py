@@ -6,7 +6,8 @@ order z, r, a, and its z near 1 overwrites the state where ours keeps it: since
 1 - sigmoid(a) = sigmoid(-a), all weights and biases of z change their sign.
 
 Lossy are the forget bias, rounded when 1 is added or subtracted (so LSTMs go both ways unchanged
-where b_f - 1 is representable, as it is for 1/2 <= b_f <= 2), and the two biases of a
+where b_f - 1 is representable, as it is for 1/2 <= b_f <= 2, and elsewhere b_f comes back with an
+error of at most half a unit in the last place of b_f - 1), and the two biases of a
 ``VanillaRNN``, of which the sum remains. All else changes no bit.
 """
 
@@ -15,17 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from rnn_jax.base import Cell, Layer, Params
+from rnn_jax.base import Cell, Layer, Params, Shapes
 from rnn_jax.interop.formats import (
     Arrays,
     Format,
     Library,
     Naming,
-    Shapes,
+    check_container,
     export_weights,
     flat,
     import_weights,
     neutral,
+    plain_name,
     reordered,
 )
 from rnn_jax.interop.networks import places
@@ -127,6 +129,9 @@ def params_from(
 ) -> Params:
     """The parameters of a network from those of a haiku module.
 
+    Bit for bit, but for the forget bias of an LSTM, which is haiku's plus 1, rounded, and for two
+    biases, of which the sum remains.
+
     Args:
       network: a cell for one core; ``stack`` (or ``chain``) for a ``DeepRNN``.
       weights: arrays by module name and name, as ``hk.transform(...).init`` gives them.
@@ -136,8 +141,9 @@ def params_from(
 
     Raises:
       ValueError: if haiku has no such network, for another number of names than cells, or for an
-        entry that is missing, is none of the network's, has another shape or dtype, or holds NaN;
-        names it.
+        entry that is missing, is none of the network's, has another shape or dtype, or holds NaN
+        or infinity; names it.
+      TypeError: for weights in another container, as the transformed function.
 
     >>> import jax, rnn_jax
     >>> cell = rnn_jax.lstm()
@@ -148,6 +154,7 @@ def params_from(
     ['bias', 'kernel', 'recurrent_kernel']
     """
     naming = _naming(network, names)
+    check_container("haiku", weights, Mapping, "dict that hk.transform(...).init gives")
     entries = flat(weights)
     if names is not None:
         own = tuple(f"{name}/" for name in names)
@@ -164,7 +171,10 @@ def weights_from(
 ) -> dict[str, dict[str, np.ndarray]]:
     """The parameters of a haiku module from those of a network, as NumPy arrays.
 
-    They go to ``hk.transform(...).apply``; the arguments are those of `params_from`.
+    They go to ``hk.transform(...).apply``; the arguments are those of `params_from`, which gives
+    the same parameters back, to the bit but for the forget bias of an LSTM: haiku adds 1 to its
+    own, so ours minus 1 goes there. Rounded once, it comes back with an error of at most half a
+    unit in the last place of b_f - 1: of 1 for |b_f| < 1, 6e-8 in float32.
 
     Raises:
       ValueError: if haiku has no such network, or the parameters are those of another.
@@ -182,7 +192,8 @@ def _naming(network: Cell | Layer, names: Sequence[str] | None) -> Naming:
     if any(place.direction for place in cells):
         raise ValueError(f"haiku has no bidirectional layers such as {network.name}")
     if names is None:
-        kinds = [MODULES.get(place.cell.name, place.cell.name) for place in cells]
+        known = [plain_name(place.cell) for place in cells]
+        kinds = [MODULES.get(name, name) for name in known]
         before = [kinds[:number].count(kind) for number, kind in enumerate(kinds)]
         names = [
             f"{kind}_{count}" if count else kind for kind, count in zip(kinds, before, strict=True)

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnn_jax.base import Cell, Layer, Params
+from rnn_jax.base import Cell, Layer, Params, Shapes
 from rnn_jax.interop.formats import (
     ELMAN,
     Arrays,
     Format,
     Library,
-    Shapes,
+    check_container,
     export_weights,
     import_weights,
     one_bias,
@@ -82,7 +82,8 @@ def params_from(network: Cell | Layer, weights: Sequence[ArrayLike]) -> Params:
 
     Raises:
       ValueError: if Keras has no such network, for another number of weights, or for one that has
-        another shape or dtype or holds NaN; names it.
+        another shape or dtype or holds NaN or infinity; names it.
+      TypeError: for weights in another container, as the layer itself.
 
     >>> import jax, rnn_jax
     >>> cell = rnn_jax.gru()
@@ -93,7 +94,7 @@ def params_from(network: Cell | Layer, weights: Sequence[ArrayLike]) -> Params:
     ['bias', 'kernel', 'recurrent_bias', 'recurrent_kernel']
     """
     names = _names(network)
-    weights = list(weights)
+    check_container(LIBRARY.name, weights, Sequence, "list that get_weights() gives")
     if len(weights) != len(names):
         raise ValueError(
             f"{LIBRARY.name}: got {len(weights)} weights, expected {len(names)} for {network.name}:"

@@ -13,12 +13,14 @@ from rnn_jax.interop.adapters import (
     Carry,
     Foreign,
     Read,
+    as_dicts,
     batch_axes,
     batched_state,
     batched_step,
     check_adaptable,
     constant_state,
     foreign_cell,
+    from_dicts,
     input_shape,
     part_names,
 )
@@ -38,13 +40,18 @@ class LinenCell(nn.RNNCellBase):
     carry_t, y_t = module(carry_{t-1}, x_t), with any number of batch axes in front of each.
 
     The parameters lie under the module by the cell's own names (``kernel``, ``recurrent_kernel``,
-    ...) with whatever is nested in them; parameters that are no dict lie under ``params``. They
-    are drawn when the first input tells D. The carry is the cell's own state, with names.
+    ...). What is nested in them is nested dicts, as all of Flax expects, where the parts of a tuple
+    are "0", "1", ...: ``flax.serialization.to_state_dict(params)`` makes that tree of the cell's
+    own parameters, and ``from_state_dict(params, tree)`` leads back. They are drawn when the first
+    input tells D. The carry is the cell's own state, with names.
 
     A cell that learns its initial state starts there: ``initialize_carry`` reads the parameters
     of a module that has them (in ``nn.RNN``, in any other module, or by ``module.apply(variables,
     rng, shape, method="initialize_carry")``). The parameters are also what decides the dtype of
     the carry. As in Flax, parameters cannot differ from step to step.
+
+    ``nn.RNN`` scans the whole module, so that what `unroll` prepares once per sequence is done and
+    differentiated at every step: an orthogonal matrix makes training several times as slow.
 
     ``nn.RNN`` is Flax' own: unlike `rnn_jax.unroll` it leaves the outputs at padding as they are,
     its gradients do not survive a NaN there, and for a length of 0 it returns the carry after
@@ -122,25 +129,22 @@ class LinenCell(nn.RNNCellBase):
         ``Module.param`` would draw each name for itself, but parameters may depend on each other.
         """
         shapes = self._shapes(input_size)
-        nameless = not isinstance(shapes, Mapping)
-        by_name = lambda params: {"params": params} if nameless else params
-        names = list(by_name(shapes))
-        missing = [name for name in names if not self.has_variable("params", name)]
+        expected = as_dicts(shapes)
+        missing = [name for name in expected if not self.has_variable("params", name)]
         if missing and not self.is_mutable_collection("params"):
             raise ValueError(f"{self.cell.name}: the variables have no parameters {missing}")
         if missing:
-            drawn = by_name(self._draw(input_size, self.make_rng("params")))
+            drawn = as_dicts(self._draw(input_size, self.make_rng("params")))
             for name in missing:
                 self.put_variable("params", name, drawn[name])
-        found = core.unfreeze({name: self.get_variable("params", name) for name in names})
-        params = found["params"] if nameless else found
-        got, expected = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (params, shapes))
-        if got != expected:
+        found = core.unfreeze(dict(self.variables)).get("params", {})
+        got, needed = (jax.tree.map(jax.numpy.shape, tree) for tree in (found, expected))
+        if got != needed:
             raise ValueError(
                 f"{self.cell.name}: parameters of the shapes {got} are not those for inputs with "
-                f"{input_size} features and hidden_size={self.hidden_size}, {expected}"
+                f"{input_size} features and hidden_size={self.hidden_size}, {needed}"
             )
-        return params
+        return from_dicts(found, shapes)
 
 
 def from_linen(

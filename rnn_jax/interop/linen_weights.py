@@ -4,20 +4,20 @@ linen has one matrix for each gate and side, named ``ii``, ``hf`` and so on: i o
 multiplies, then the gate. The LSTM's biases are on the recurrent side, those of the others on the
 input's; the GRU has b_hn beside them, so it is exactly our ``gru("after")``.
 
-Nothing is lossy: both ways change no bit. The activation of a ``SimpleCell`` is no weight. A
-``SimpleCell`` with ``residual=True`` adds what no cell of ours does.
+Nothing is lossy: both ways change no bit. The activation of a ``SimpleCell`` is no weight. The
+weights of one with ``residual=True`` are those of `elman`'s ``residual``, but not exchanged here.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from rnn_jax.base import Cell, Layer, Params
+from rnn_jax.base import Cell, Layer, Params, Shapes
 from rnn_jax.interop.formats import (
     ELMAN,
     Arrays,
     Format,
     Library,
-    Shapes,
+    check_container,
     export_weights,
     flat,
     import_weights,
@@ -117,7 +117,8 @@ def params_from(network: Cell | Layer, weights: Mapping[str, Any]) -> Params:
 
     Raises:
       ValueError: if linen has no such network, or for an entry that is missing, is none of the
-        network's, has another shape or dtype, or holds NaN; names it.
+        network's, has another shape or dtype, or holds NaN or infinity; names it.
+      TypeError: for weights in another container, as the module itself.
 
     >>> import jax, rnn_jax
     >>> from rnn_jax.combinators import bidirectional
@@ -129,6 +130,7 @@ def params_from(network: Cell | Layer, weights: Mapping[str, Any]) -> Params:
     ['backward', 'forward']
     """
     check_layers(LIBRARY.name, network)
+    check_container(LIBRARY.name, weights, Mapping, 'dict variables["params"]')
     return import_weights(LIBRARY, network, flat(weights), _name)
 
 

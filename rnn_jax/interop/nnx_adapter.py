@@ -38,7 +38,8 @@ class NNXCell(nnx.RNNCellBase):
     array, so that ``module.params["kernel"]`` is one and ``nnx.state`` has the cell's own names.
     The carry is the cell's own state, with names; one that is learned starts at its parameters.
 
-    ``nnx.RNN`` is Flax' own: what `LinenCell` says of ``nn.RNN`` is true of it too.
+    ``nnx.RNN`` is Flax' own: what `LinenCell` says of ``nn.RNN`` is true of it too, also that it
+    makes an orthogonal matrix anew at every step.
 
     Args:
       cell: any `Cell`.

@@ -5,8 +5,8 @@ The LSTM's bias is on the recurrent side, that of the others on the input's.
 
 nnx' GRU lacks the bias b_hn that every other library's reset-after GRU has: from nnx it is zero,
 and a GRU in which it is not cannot go there. But for the sign of such a zero nothing is lossy:
-both ways change no bit. The activation of a ``SimpleCell`` is no weight; one with
-``residual=True`` adds what no cell of ours does.
+both ways change no bit. The activation of a ``SimpleCell`` is no weight; those of
+one with ``residual=True`` are not exchanged here.
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from rnn_jax.base import Cell, Layer, Params
+from rnn_jax.base import Cell, Layer, Params, Shapes
 from rnn_jax.interop.formats import (
     ELMAN,
     Arrays,
     Format,
     Library,
-    Shapes,
+    check_container,
     export_weights,
     flat,
     import_weights,
@@ -90,7 +90,8 @@ def params_from(
 
     Raises:
       ValueError: if nnx has no such network, or for an entry that is missing, is none of the
-        network's, has another shape or dtype, or holds NaN; names it.
+        network's, has another shape or dtype, or holds NaN or infinity; names it.
+      TypeError: for weights in another container, as the module itself.
 
     >>> import jax, rnn_jax
     >>> cell = rnn_jax.lstm()
@@ -99,6 +100,8 @@ def params_from(
     ((16,), ['bias', 'kernel', 'recurrent_kernel'])
     """
     check_layers("flax.nnx", network)
+    source = "dict nnx.to_pure_dict(nnx.state(module, nnx.Param))"
+    check_container("flax.nnx", weights, Mapping, source)
     return import_weights(_library(optimized), network, flat(weights), _name)
 
 

@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from rnn_jax.base import Cell, Layer, Params
+from rnn_jax.base import Cell, Layer, Params, Shapes
 from rnn_jax.interop.formats import (
     Arrays,
     Format,
     Library,
     Naming,
-    Shapes,
+    check_container,
     export_weights,
     import_weights,
+    named_array,
     neutral,
     one_bias,
-    to_numpy,
+    plain_name,
     two_biases,
 )
 from rnn_jax.interop.networks import Place, check_layers, places
@@ -96,7 +97,8 @@ def params_from(network: Cell | Layer, weights: Mapping[str, Any], prefix: str =
 
     Raises:
       ValueError: if PyTorch has no such network, or for an entry that is missing, is none of the
-        network's, has another shape or dtype, or holds NaN; names it.
+        network's, has another shape or dtype, or holds NaN or infinity; names it.
+      TypeError: for weights in another container, as the module itself.
 
     >>> import jax, rnn_jax, numpy as np
     >>> cell = rnn_jax.gru()
@@ -107,7 +109,8 @@ def params_from(network: Cell | Layer, weights: Mapping[str, Any], prefix: str =
     ['bias', 'kernel', 'recurrent_bias', 'recurrent_kernel']
     """
     _check(network)
-    entries = {name: value for name, value in weights.items() if name.startswith(prefix)}
+    check_container(LIBRARY.name, weights, Mapping, "dict that module.state_dict() gives")
+    entries = {name: value for name, value in weights.items() if str(name).startswith(prefix)}
     return import_weights(LIBRARY, network, entries, _naming(prefix), one_size=True)
 
 
@@ -139,12 +142,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}, expected a readable file") from error
-    except Exception as error:  # whatever the bytes lead PyTorch to
-        reason = str(error).strip().splitlines()
+    except Exception:  # whatever the bytes lead PyTorch to, which then advises to execute them
         raise ValueError(
-            f"{path}: damaged, or no file of tensors that torch.load(weights_only=True) accepts "
-            f"({reason[0] if reason else type(error).__name__})"
-        ) from error
+            f"{path}: damaged, or no file of tensors alone: pickled Python objects are never "
+            "loaded; save module.state_dict(), or a safetensors file"
+        ) from None
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: holds a {type(content).__name__}, expected tensors by name")
     for name, value in content.items():
@@ -153,7 +155,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
                 f"{path}: {name!r} is a {type(value).__name__}, expected a tensor; is the state "
                 "dict a part of what was saved?"
             )
-    return {name: to_numpy(value).copy() for name, value in content.items()}
+    return {name: named_array(str(path), name, value).copy() for name, value in content.items()}
 
 
 def _naming(prefix: str) -> Naming:
@@ -167,7 +169,7 @@ def _naming(prefix: str) -> Naming:
 def _check(network: Cell | Layer) -> None:
     check_layers(LIBRARY.name, network)
     cells = places(network)
-    if len({(place.cell.name, place.direction is None) for place in cells}) > 1:
+    if len({(plain_name(place.cell), place.direction is None) for place in cells}) > 1:
         raise ValueError(
             f"{LIBRARY.name}: all layers of a module have the same cell and the same number of "
             f"directions, unlike {network.name}; convert the layers one by one"

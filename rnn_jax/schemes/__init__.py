@@ -36,7 +36,7 @@ from rnn_jax.schemes.literature import (
     sparse,
     spectral_radius,
 )
-from rnn_jax.schemes.packed import own_init, packed_init
+from rnn_jax.schemes.packed import drawn_shapes, own_init, packed_init
 from rnn_jax.schemes.presets import PRESETS, equinox, flax_linen, flax_nnx, haiku, keras, torch
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "Scheme",
     "chrono",
     "critical",
+    "drawn_shapes",
     "equinox",
     "flax_linen",
     "flax_nnx",

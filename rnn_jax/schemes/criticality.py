@@ -1,17 +1,19 @@
 """Initialisation between vanishing and exploding gradients."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from rnn_jax.base import Cell
 from rnn_jax.schemes.layout import Layout, Scheme
 from rnn_jax.schemes.literature import gaussian
-from rnn_jax.schemes.parts import check_forget_bias, given
+from rnn_jax.schemes.parts import check_forget_bias, check_numbers, given
 
 
 def critical(
@@ -47,8 +49,8 @@ def critical(
       ensemble: the scheme of this gain and forget bias, `gaussian` or another.
 
     Raises:
-      ValueError: for a negative ``input_variance``; (by ``init``) for a cell whose critical gain is
-        not known, or an input variance in a gated cell.
+      ValueError: for a number that is not finite or a negative ``input_variance``; (by ``init``)
+        for a cell whose critical gain is not known, or an input variance in a gated cell.
 
     References:
       Sompolinsky, Crisanti and Sommers (1988), doi:10.1103/PhysRevLett.61.259; Schoenholz et al.
@@ -62,27 +64,28 @@ def critical(
     >>> round(float(params["recurrent_kernel"][0, 0]), 4)
     1.0758
     """
-    if not isinstance(input_variance, jax.core.Tracer) and not np.all(
-        np.asarray(input_variance) >= 0
-    ):
-        raise ValueError(f"critical: input_variance must not be negative, got {input_variance!r}")
+    check_numbers("critical", least=0, input_variance=input_variance)
+    check_numbers("critical", forget_bias=forget_bias)
 
     def recurrent(key: jax.Array, layout: Layout) -> jax.Array:
-        driven = layout.cell in _GAIN_BY_INPUT
-        table, number = (_GAIN_BY_INPUT, input_variance) if driven else (_GAIN_BY_BIAS, forget_bias)
-        gain = table[layout.cell](jnp.asarray(number, float))
+        by_input, by_bias = _gains()
+        driven = layout.init in by_input
+        table, number = (by_input, input_variance) if driven else (by_bias, forget_bias)
+        gain = table[layout.init].gain(jnp.asarray(number, float))
         return ensemble(gain, forget_bias).recurrent_kernel(key, layout)
 
     plain = ensemble(1.0, forget_bias)
 
     def check(layout: Layout) -> None:
-        known = (*_GAIN_BY_INPUT, *_GAIN_BY_BIAS)
-        if layout.cell not in known:
+        by_input, by_bias = _gains()
+        known = by_input | by_bias
+        if layout.init not in known:
+            names = ", ".join(cell.name for cell, _ in known.values())
             raise ValueError(
                 f"the scheme critical does not know the critical gain of the cell {layout.cell}, "
-                f"only those of {', '.join(known)}"
+                f"only those of this package's {names}"
             )
-        if layout.cell not in _GAIN_BY_INPUT and given(input_variance):
+        if layout.init not in by_input and given(input_variance):
             raise ValueError(
                 f"the scheme critical knows the gain of the cell {layout.cell} without input only, "
                 f"got input_variance={input_variance!r}"
@@ -113,24 +116,37 @@ def _tanh_gain(v: jax.Array) -> jax.Array:
     return jnp.where(v > 0, jnp.sqrt(squared_gain(variance)), 1.0)
 
 
-_GAIN_BY_INPUT: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-    "elman": _tanh_gain,
-    "elman_identity": jnp.ones_like,
-}
-"""The critical gain of a cell by its name, from the variance of the input's part."""
+class _Known(NamedTuple):
+    cell: Cell
+    gain: Callable[[jax.Array], jax.Array]
 
-_GAIN_BY_BIAS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-    "lstm": lambda bias: 4 * jax.nn.sigmoid(-bias),
-    "lstm_peephole": lambda bias: 4 * jax.nn.sigmoid(-bias),
-    "lstm_coupled": lambda bias: 2 * jnp.ones_like(bias),
-    "lstm_peephole_coupled": lambda bias: 2 * jnp.ones_like(bias),
-    "gru": lambda bias: 2 * jnp.ones_like(bias),
-    "gru_before": lambda bias: 2 * jnp.ones_like(bias),
-    "mgu": lambda bias: 1 / jax.nn.sigmoid(bias),
-    "mgu_paper": lambda bias: 1 / jax.nn.sigmoid(bias),
-    "mgu_no_reset": jnp.ones_like,
-    "mgu_paper_no_reset": jnp.ones_like,
-    "ugrnn": jnp.ones_like,
-    "janet": lambda bias: jax.nn.sigmoid(-bias) / jax.nn.sigmoid(1 - bias),
-}
-"""The critical gain of a cell by its name, from the bias of the gate that keeps the state."""
+
+@functools.cache
+def _gains() -> tuple[dict[Any, _Known], dict[Any, _Known]]:
+    """The critical gains of vanilla networks, from the variance of the input's part, and of gated
+    cells, from the bias of the gate that keeps the state.
+
+    By the ``init`` of the cell: a cell of another make may have the same name.
+    """
+    from rnn_jax.cells import elman, gru, janet, lstm, mgu, ugrnn
+
+    one, two = jnp.ones_like, lambda bias: 2 * jnp.ones_like(bias)
+    kept = lambda bias: 4 * jax.nn.sigmoid(-bias)
+    reset = lambda bias: 1 / jax.nn.sigmoid(bias)
+    driven = [_Known(elman(), _tanh_gain), _Known(elman("identity"), one)]
+    gated = [
+        _Known(lstm(), kept),
+        _Known(lstm(peephole=True), kept),
+        _Known(lstm(coupled=True), two),
+        _Known(lstm(peephole=True, coupled=True), two),
+        _Known(gru(), two),
+        _Known(gru("before"), two),
+        _Known(mgu(), reset),
+        _Known(mgu(form="paper"), reset),
+        _Known(mgu(reset_gate=False), one),
+        _Known(mgu(reset_gate=False, form="paper"), one),
+        _Known(ugrnn(), one),
+        _Known(janet(), lambda bias: jax.nn.sigmoid(-bias) / jax.nn.sigmoid(1 - bias)),
+    ]
+    by_init = lambda table: {known.cell.init: known for known in table}
+    return by_init(driven), by_init(gated)

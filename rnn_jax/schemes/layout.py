@@ -13,7 +13,7 @@ class Layout:
     """The packed parameters of a cell: what a scheme has to know to draw them.
 
     Attributes:
-      cell: the cell's name, for error messages and for what is known of that cell alone.
+      cell: the cell's name, for error messages.
       input_size: D.
       hidden_size: H.
       gates: the names of the G gates in the order in which they are packed. A separate gate that
@@ -23,6 +23,7 @@ class Layout:
       recurrent_bias: the gate with a second bias inside the recurrence (GRU "candidate", b_hn).
       dtype: of all parameters.
       recurrent_size: of the vector that is fed back, if not H (a projected LSTM).
+      init: the ``init`` that draws them, which tells the cell where its name might be another's.
     """
 
     cell: str
@@ -33,6 +34,7 @@ class Layout:
     recurrent_bias: str | None
     dtype: Any
     recurrent_size: int | None = None
+    init: Callable[..., Any] | None = None
 
     @property
     def kernel_shape(self) -> tuple[int, int]:

@@ -4,12 +4,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from rnn_jax.base import check_positive
 from rnn_jax.schemes.layout import Layout, Scheme
 from rnn_jax.schemes.parts import (
+    check_numbers,
     lecun_normal,
     orthogonal_gates,
     per_gate,
@@ -25,8 +25,10 @@ def orthogonal(gain: ArrayLike = 1.0, forget_bias: ArrayLike = 0.0) -> Scheme:
     of the gate that keeps the state. Saxe, McClelland and Ganguli (2014), arXiv:1312.6120.
 
     Raises:
-      ValueError: (by ``init``) for a forget bias in a cell without a gate that keeps the state.
+      ValueError: for a number that is not finite; (by ``init``) for a forget bias in a cell without
+        a gate that keeps the state.
     """
+    check_numbers("orthogonal", gain=gain)
     return standard("orthogonal", orthogonal_gates(gain), forget_bias)
 
 
@@ -35,7 +37,11 @@ def gaussian(gain: ArrayLike = 1.0, forget_bias: ArrayLike = 0.0) -> Scheme:
 
     At gain 1 the spectral radius tends to 1 but the largest singular value to 2.
     Sompolinsky, Crisanti and Sommers (1988), doi:10.1103/PhysRevLett.61.259.
+
+    Raises:
+      ValueError: as `orthogonal`.
     """
+    check_numbers("gaussian", gain=gain)
 
     def recurrent(key: jax.Array, layout: Layout) -> jax.Array:
         scale = jnp.asarray(gain, layout.dtype) * layout.recurrent_shape[0] ** -0.5
@@ -53,6 +59,7 @@ def identity(gain: ArrayLike = 1.0, forget_bias: ArrayLike = 0.0) -> Scheme:
       ValueError: (by ``init``) for a cell whose recurrent kernels are not square, or as
         `orthogonal`.
     """
+    check_numbers("identity", gain=gain)
 
     def recurrent(key: jax.Array, layout: Layout) -> jax.Array:
         del key
@@ -69,13 +76,14 @@ def spectral_radius(radius: ArrayLike = 1.0, forget_bias: ArrayLike = 0.0) -> Sc
     off by some per cent. The echo state networks of Jaeger (2001), GMD report 148, are scaled so.
 
     Raises:
-      ValueError: (by ``init``) as `identity`.
+      ValueError: for a negative radius; (by ``init``) as `identity`.
 
     >>> import jax, numpy as np, rnn_jax
     >>> params = rnn_jax.elman().init(jax.random.key(0), 2, 9, scheme=spectral_radius(0.9))
     >>> round(float(abs(np.linalg.eigvals(params["recurrent_kernel"])).max()), 4)
     0.9
     """
+    check_numbers("spectral_radius", least=0, radius=radius)
 
     def recurrent(key: jax.Array, layout: Layout) -> jax.Array:
         square = (layout.hidden_size, layout.hidden_size)
@@ -113,8 +121,8 @@ def sparse(
       input_deviation: standard deviation of the input kernel; None for that of `orthogonal`.
 
     Raises:
-      ValueError: for ``connections`` below 1; (by ``init``) for more than there are units, or
-        as `identity`.
+      ValueError: for ``connections`` below 1, a negative radius or deviation; (by ``init``) for
+        more connections than there are units, or as `identity`.
 
     >>> import jax, rnn_jax
     >>> params = rnn_jax.elman().init(jax.random.key(0), 2, 50, scheme=sparse())
@@ -122,6 +130,8 @@ def sparse(
     {15}
     """
     connections = check_positive("sparse: connections", connections)
+    deviation = 0 if input_deviation is None else input_deviation
+    check_numbers("sparse", least=0, radius=radius, input_deviation=deviation)
 
     def recurrent(key: jax.Array, layout: Layout) -> jax.Array:
         size = layout.hidden_size
@@ -182,10 +192,7 @@ def chrono(max_lag: ArrayLike, base: Scheme | None = None) -> Scheme:
     base = orthogonal() if base is None else base
     if not isinstance(base, Scheme):
         raise TypeError(f"chrono: base must be a Scheme or None, got {base!r}")
-    if not isinstance(max_lag, jax.core.Tracer):
-        lags = np.asarray(max_lag, float)
-        if not np.all(np.isfinite(lags) & (lags >= 2)):
-            raise ValueError(f"chrono: max_lag must be a finite number >= 2, got {max_lag!r}")
+    check_numbers("chrono", least=2, max_lag=max_lag)
 
     def bias(key: jax.Array, layout: Layout) -> jax.Array:
         base_key, lag_key = jax.random.split(key)

@@ -1,14 +1,16 @@
 """The ``init`` of a cell, from a scheme or from its paper."""
 
-from collections.abc import Callable, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import InitFn, Params
+from rnn_jax.base import InitFn, Params, Shapes
 from rnn_jax.schemes.layout import Draw, Layout, Scheme
-from rnn_jax.schemes.literature import orthogonal
+from rnn_jax.schemes.literature import gaussian, orthogonal
 
 
 def packed_init(
@@ -29,9 +31,25 @@ def packed_init(
     ``extra`` draws what else the cell has (peepholes, say) by name, whatever the scheme. Without
     a scheme it follows ``default``, the paper's own, or else `orthogonal`. A cell that is not
     ``recurrent`` feeds nothing back through a matrix and has no recurrent_kernel. Its errors:
-    ValueError if the scheme makes no sense for the cell or a size is below 1, TypeError if the
-    scheme is none.
+    ValueError if the scheme makes no sense for the cell, a size is below 1 or the dtype is not a
+    floating one, TypeError if the scheme is none.
+
+    Raises:
+      ValueError: for an ``extra`` parameter with the name of another one.
+      TypeError: for one that is no function, or a ``default`` that is no scheme; names the cell.
     """
+    parts = ["kernel", *(["recurrent_kernel"] if recurrent else []), "bias"]
+    if recurrent_bias is not None:
+        parts.append("recurrent_bias")
+    for part, draw in (extra or {}).items():
+        if part in parts:
+            raise ValueError(f"{cell}: extra must have other names than {parts}, got {part!r}")
+        if not callable(draw):
+            raise TypeError(
+                f"{cell}: extra[{part!r}] must be a function of a key and a layout, got {draw!r}"
+            )
+    if default is not None:
+        _check_scheme(cell, default)
 
     def init(
         key: jax.Array,
@@ -43,16 +61,20 @@ def packed_init(
     ) -> Params:
         if scheme is None:
             scheme = default or orthogonal()
-        if not isinstance(scheme, Scheme):
-            raise TypeError(f"{cell}: scheme must be a schemes.Scheme or None, got {scheme!r}")
-        dtype, wide = _dtypes(dtype)
+        _check_scheme(cell, scheme)
+        dtype, wide = _dtypes(cell, dtype)
         layout = Layout(
-            cell, input_size, hidden_size, gates, keep, recurrent_bias, wide, recurrent_size
+            cell,
+            input_size,
+            hidden_size,
+            gates,
+            keep,
+            recurrent_bias,
+            wide,
+            recurrent_size,
+            init,
         )
         scheme.check(layout)
-        parts = ["kernel", *(["recurrent_kernel"] if recurrent else []), "bias"]
-        if recurrent_bias is not None:
-            parts.append("recurrent_bias")
         keys = jax.random.split(key, len(parts))
         params = {
             part: getattr(scheme, part)(part_key, layout)
@@ -65,14 +87,33 @@ def packed_init(
     return init
 
 
+def drawn_shapes(init: InitFn, parts: Collection[str]) -> Callable[[int, int], Shapes]:
+    """The shapes, from D and H, of some parameters of a `packed_init`, the same under any scheme.
+
+    They are found by tracing it, so nothing is drawn.
+    """
+
+    @functools.cache
+    def shapes(input_size: int, hidden_size: int) -> Shapes:
+        if not parts:
+            return {}
+        draw = lambda key: init(key, input_size, hidden_size, scheme=gaussian())
+        drawn = jax.eval_shape(draw, jax.random.key(0))
+        return {part: drawn[part].shape for part in parts}
+
+    return shapes
+
+
 def own_init(cell: str, draw: Callable[..., Params]) -> InitFn:
     """The ``init`` of a cell whose parameters no `Scheme` knows: that of its paper.
 
     ``draw(key, input_size, hidden_size, dtype, **numbers)`` draws in at least float32; the further
     sizes and the numbers of its distribution, which may be traced, are keyword arguments of the
-    result too. The errors of the result: ValueError for any scheme at all or for sizes below 1,
-    TypeError for what is no scheme; names the cell.
+    result too. The errors of the result: ValueError for any scheme at all, for sizes below 1 or a
+    dtype that is not a floating one, TypeError for what is no scheme or for an argument that there
+    is not; names the cell.
     """
+    signature = inspect.signature(draw)
 
     def init(
         key: jax.Array,
@@ -84,13 +125,16 @@ def own_init(cell: str, draw: Callable[..., Params]) -> InitFn:
         **numbers: Any,
     ) -> Params:
         if scheme is not None:
-            if not isinstance(scheme, Scheme):
-                raise TypeError(f"{cell}: scheme must be a schemes.Scheme or None, got {scheme!r}")
+            _check_scheme(cell, scheme)
             raise ValueError(
                 f"scheme {scheme.name}: makes no sense for the cell {cell}, whose parameters are "
                 "not packed kernels; without a scheme it follows its paper"
             )
-        dtype, wide = _dtypes(dtype)
+        try:
+            signature.bind(key, input_size, hidden_size, dtype, **numbers)
+        except TypeError as error:
+            raise TypeError(f"{cell}: init {error}") from None
+        dtype, wide = _dtypes(cell, dtype)
         Layout(cell, input_size, hidden_size, (), None, None, wide)  # checks the sizes
         params = draw(key, int(input_size), int(hidden_size), wide, **numbers)
         return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
@@ -98,7 +142,21 @@ def own_init(cell: str, draw: Callable[..., Params]) -> InitFn:
     return init
 
 
-def _dtypes(dtype: Any) -> tuple[Any, Any]:
+def _check_scheme(cell: str, scheme: Any) -> None:
+    if not isinstance(scheme, Scheme):
+        raise TypeError(
+            f"{cell}: scheme must be a schemes.Scheme, as schemes.orthogonal() makes it, or None, "
+            f"got {scheme!r}"
+        )
+
+
+def _dtypes(cell: str, dtype: Any) -> tuple[Any, Any]:
     """The dtype asked for, and the one to draw in: there is no QR in bfloat16."""
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    asked = dtype
+    try:
+        dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"{cell}: dtype must be a floating-point dtype, got {asked!r}")
     return dtype, jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)

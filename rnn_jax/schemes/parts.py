@@ -96,6 +96,24 @@ def rescaled(matrix: jax.Array, radius: ArrayLike) -> jax.Array:
     return jnp.asarray(radius, matrix.dtype) / largest_eigenvalue(matrix) * matrix
 
 
+def check_numbers(scheme: str, *, least: float = -np.inf, **values: ArrayLike) -> None:
+    """The arguments of a scheme must be finite real numbers of at least so much.
+
+    Traced values cannot be looked at and pass.
+
+    Raises:
+      ValueError: otherwise; names the scheme, the argument and what came.
+    """
+    for argument, value in values.items():
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+            continue
+        array = np.asarray(value)
+        real = any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer))
+        if not real or not np.all(np.isfinite(array) & (array >= least)):
+            bound = "" if least == -np.inf else f" of at least {least:g}"
+            raise ValueError(f"{scheme}: {argument} must be a finite number{bound}, got {value!r}")
+
+
 def given(value: ArrayLike) -> bool:
     """Whether a number is not zero. A traced one counts: its value cannot be looked at."""
     return isinstance(value, jax.core.Tracer) or bool(np.any(np.asarray(value) != 0))
@@ -121,6 +139,7 @@ def standard(
       forget_bias: of the gate that keeps the state.
       square: whether the recurrence needs as many rows as units.
     """
+    check_numbers(name, forget_bias=forget_bias)
 
     def check(layout: Layout) -> None:
         check_forget_bias(name, forget_bias, layout)

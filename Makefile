@@ -27,9 +27,12 @@ NAME = gradient_norms
 benchmark: .venv/.test  ## NAME=gradient_norms or lyapunov_spectrum, beside its peers
 	$(python) benchmarks/$(NAME).py $(ARGS)
 
-.PHONY: test test-all doctest lint types
+.PHONY: test test-slow test-all doctest lint types
 test: .venv/.test  ## the quick tests
 	$(python) -m pytest -n auto --dist loadgroup -m "not slow" $(ARGS)
+
+test-slow: .venv/.test  ## the others
+	$(python) -m pytest -n auto --dist loadgroup -m slow $(ARGS)
 
 test-all: .venv/.test  ## every test, the slow ones too
 	$(python) -m pytest -n auto --dist loadgroup $(ARGS)

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -55,6 +56,8 @@ CELL_LABELS = {
     "ugrnn": "UGRNN",
 }
 """What a person writes for a registered name, where it is not the name itself."""
+OUTLINED = [patheffects.withStroke(linewidth=2.4, foreground="#000000")]
+"""For light lines over coloured maps."""
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -85,6 +88,14 @@ def colours(names: Sequence[str]) -> dict[str, str]:
     """A colour for each of some cells, the same in every figure."""
     free = iter([c for c in PALETTE if c not in CELL_COLOURS.values()] * len(names))
     return {name: CELL_COLOURS.get(name) or next(free) for name in names}
+
+
+def shades(values: Sequence[Any]) -> dict[Any, Any]:
+    """A colour for each of some ordered values, from light to dark."""
+    scale = mpl.colormaps["viridis_r"]
+    return {
+        value: scale(0.15 + 0.8 * i / max(len(values) - 1, 1)) for i, value in enumerate(values)
+    }
 
 
 def darker(colour: str) -> tuple[float, ...]:
@@ -206,5 +217,5 @@ def common_legend(
 
 
 def key(label: str, **style: Any) -> Line2D:
-    """A legend entry for what several colours share."""
-    return Line2D([], [], color="#444444", label=label, **style)
+    """A legend entry for what several colours share, or for one that a whole family has."""
+    return Line2D([], [], label=label, **{"color": "#444444", **style})

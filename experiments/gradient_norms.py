@@ -9,10 +9,9 @@ axis; the mean squared error of the last output; and the same averaged over all 
 vanishing behind its local terms.
 """
 
-import difflib
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments import gradient_norms_report, launch
+from experiments import checks, gradient_norms_report, launch
 from rnn_jax import schemes, theory
 from rnn_jax.analysis import gradient_flow, length_curve, length_sweep
 from rnn_jax.base import Cell, Params
@@ -47,9 +46,7 @@ INPUTS, READOUTS = 0, 1  # streams of random numbers within a replica
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration, said before anything is compiled."""
-    for field in ("seeds", "batch", "hidden_size", "input_size", "tangents"):
-        if config[field] < 1:
-            raise ValueError(f"config.{field} must be at least 1, got {config[field]}")
+    checks.at_least(config, 1, "seeds", "batch", "hidden_size", "input_size", "tangents")
     if config.steps < 8:
         raise ValueError(f"config.steps must be at least 8 to fit a slope, got {config.steps}")
     losses = set(gradient_norms_report.LOSSES)
@@ -69,17 +66,16 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise ValueError(f"config.{field} must be one or more different names, got {names}")
         for name in names:
             if ":" not in name:  # else it is a cell of the user's own module
-                _known(field, name, known)
-    _known("elman_activation", config.elman_activation, ACTIVATIONS)
-    _known("gru_reset", config.gru_reset, ("after", "before"))
+                checks.known(field, name, known)
+    checks.known("elman_activation", config.elman_activation, ACTIVATIONS)
+    checks.known("gru_reset", config.gru_reset, ("after", "before"))
     for name in config.cells:
         try:
             cell_of(config, name)
         except ValueError as error:
             raise ValueError(f"config.cells: {error}") from error
-    _known("scheme", config.scheme, (*SCHEMES, OWN_SCHEME))
-    if config.seed < 0:
-        raise ValueError(f"config.seed must not be negative, got {config.seed}")
+    checks.known("scheme", config.scheme, (*SCHEMES, OWN_SCHEME))
+    checks.at_least(config, 0, "seed")
     if not 0 < config.gain < np.inf:
         raise ValueError(f"config.gain must be a number above 0, got {config.gain}")
     for cell, bias in config.forget_bias.items():
@@ -298,13 +294,6 @@ def _output_shape(cell: Cell, params: Params, xs: np.ndarray) -> tuple[int, ...]
 def _unit_vectors(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> np.ndarray:
     vectors = rng.standard_normal((count, *shape), np.float32)
     return vectors / np.sqrt(np.sum(vectors**2, axis=tuple(range(1, vectors.ndim)), keepdims=True))
-
-
-def _known(field: str, name: str, names: Iterable[str]) -> None:
-    if name not in names:
-        near = difflib.get_close_matches(str(name), names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"config.{field}: unknown {name!r}, known: {', '.join(names)}{hint}")
 
 
 EXPERIMENT = launch.Experiment(

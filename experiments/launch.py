@@ -223,6 +223,12 @@ def configure_jax() -> None:
         affinity = getattr(os, "sched_getaffinity", None)  # the cores we may use; Linux only
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         jax.config.update("jax_num_cpu_devices", cores)
+    # JAX factorises matrices by SciPy's LAPACK. Its threads, as many again on each core, would wait
+    # for each other: QR factorisations of 128 x 128 on two cores took nine times as long.
+    import scipy.linalg  # type: ignore[import-untyped]  # noqa: F401  # loaded, else not limited
+    import threadpoolctl  # type: ignore[import-untyped]
+
+    threadpoolctl.threadpool_limits(1, user_api="blas")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = CHECKOUT / ".cache" / "jax"

@@ -126,6 +126,8 @@ class Cell:
     ``space`` are the axes of one input before its features: (B,) for a batch as one state, the
     height and width of images. A ``stochastic`` cell draws masks from keys that come with its
     inputs, see `combinators.keyed`. ``parts`` are the cells that a stack is made of.
+    ``exact_gradients`` is False where the backward pass changes the derivative on purpose
+    (`remedies.clip_cotangents`): instruments refuse such a cell.
 
     >>> import functools, jax, jax.numpy as jnp, rnn_jax
     >>> cell = rnn_jax.gru()
@@ -147,6 +149,7 @@ class Cell:
     space: tuple[int, ...] = ()
     stochastic: bool = False
     parts: tuple["Cell", ...] = ()
+    exact_gradients: bool = True
 
     def __call__(self, params: Params, state: State, x: jax.Array) -> tuple[State, jax.Array]:
         """One step from the raw input: ``(state, output)``, the order of ``lax.scan``."""

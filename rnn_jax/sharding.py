@@ -20,7 +20,9 @@ def over_replicas(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     numbers do not depend on how many devices there are. R need not be a multiple of them.
 
     On a CPU, cores become devices by ``jax.config.update("jax_num_cpu_devices", n)`` before
-    JAX is first used. Within one replica use ``vmap`` for what fills a device.
+    JAX is first used. Within one replica use ``vmap`` for what fills a device. Where a replica
+    factorises matrices (`analysis.lyapunov_spectrum`), limit the threads of LAPACK to one, as by
+    ``threadpoolctl.threadpool_limits(1, user_api="blas")``: devices that are cores already use all.
 
     >>> import jax.numpy as jnp
     >>> over_replicas(lambda x: x**2)(jnp.arange(3.0)).tolist()

@@ -257,8 +257,17 @@ def visit(
     mask: jax.Array | None = None,
     reset: jax.Array | None = None,
 ) -> Visit:
-    """`unroll`, and all that its steps were given; under ``jit`` what is not read costs nothing."""
+    """`unroll`, and all that its steps were given; under ``jit`` what is not read costs nothing.
+
+    Raises:
+      ValueError: for a cell whose gradients are not exact, or as `unroll`.
+    """
     first, steps, length = prepare(cell, params, xs, state, mask, reset)
+    if not cell.exact_gradients:
+        raise ValueError(
+            f"cell: {cell.name} changes its gradients on purpose, which is not to be measured as "
+            "if it were the derivative; give the cell that it was made from"
+        )
     params = cell.prepare_params(params)
     _, trajectory = _scanner(cell, params)(first, steps)
     before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[:-1], first, trajectory.states)

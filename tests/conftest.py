@@ -55,13 +55,13 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(autouse=True)
 def few_memory_maps():
-    """Every compiled program holds some five memory maps of the 65 530 that Linux gives a process;
-    beyond them the compiler crashes."""
+    """Every compiled program holds memory, in some five maps of the 65 530 that Linux gives a
+    process; beyond them the compiler crashes."""
     yield
     try:
         with open("/proc/self/maps") as maps:
             count = sum(1 for _ in maps)
     except OSError:
         return
-    if count > 30_000:
+    if count > 15_000:
         jax.clear_caches()

@@ -14,9 +14,10 @@ from jax.flatten_util import ravel_pytree
 from numpy.testing import assert_allclose, assert_array_equal
 
 import rnn_jax
-from rnn_jax import Cell, HiddenState, LinearCell, combinators, elman, gru, lstm, schemes
+from rnn_jax import Cell, HiddenState, LinearCell, analysis, combinators, elman, gru, lstm, schemes
 from rnn_jax.analysis import finite_time_spectrum, lyapunov_spectrum
 from rnn_jax.cells import lookup
+from rnn_jax.combinators import stack
 from rnn_jax.remedies import (
     Probe,
     Watched,
@@ -327,6 +328,20 @@ def test_clipping_keeps_an_explosion_finite():
     assert not np.isfinite(by_inputs(cell)).all()
     norms = np.linalg.norm(by_inputs(clip_cotangents(cell, max_norm=5.0)), axis=1)
     assert_allclose(norms, np.minimum(5, 2e-3 * 2.0 ** np.arange(200)[::-1]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("nest", [lambda cell: cell, lambda cell: stack(gru(), cell)])
+def test_instruments_refuse_a_clipped_cell(nest):
+    """What they would read off its backward pass is no derivative."""
+    cell = nest(clip_cotangents(lstm(), max_norm=1.0))
+    params, xs = cell.init(KEY, D, H), noise(T, D, dtype="float32")
+    for measure in (
+        lambda: analysis.gradient_flow(cell, params, xs, jnp.ones(H)),
+        lambda: analysis.length_sweep(cell, params, xs, [3], jnp.ones(H)),
+        lambda: finite_time_spectrum(cell, params, xs, [3]),
+    ):
+        with pytest.raises(ValueError, match=r"cell: .*clip_norm_1.* on purpose"):
+            measure()
 
 
 def test_a_clipped_cell_keeps_values_and_parameters_only():

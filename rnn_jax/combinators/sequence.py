@@ -98,6 +98,7 @@ def stack(*cells: Cell) -> Cell:
         prepare_params=prepare_params,
         space=cells[0].space,
         stochastic=any(cell.stochastic for cell in cells),
+        exact_gradients=all(cell.exact_gradients for cell in cells),
         parts=cells,
     )
 

@@ -55,10 +55,10 @@ def clip_cotangents(
     which act after the clip, are as they come.
 
     What such a cell computes backward is no longer the derivative of what it computes forward, nor
-    linear. It cannot be differentiated in forward mode, and instruments that carry a gradient with
-    a scale of its own (`gradient_flow` and everything of `rnn_jax.analysis` that reads backwards)
-    have no true answer to give: give them the cell itself, which has the same parameters, and read
-    clipped gradients by ``taps``. It has no closed Jacobian and is never a `LinearCell`.
+    linear. It cannot be differentiated in forward mode, and the instruments of `rnn_jax.analysis`
+    refuse it (``exact_gradients`` is False): give them the cell itself, which has the same
+    parameters, and read clipped gradients by ``taps``. It has no closed Jacobian and is never a
+    `LinearCell`.
 
     Args:
       cell: any cell.
@@ -114,7 +114,8 @@ def _clip_cotangents(cell: Cell, by: str, bound: float) -> Cell:
         # to be clipped with the rest.
         return new, cell.read(params, new, drive)
 
-    return derived(cell, f"clip_{by}_{bound:g}({cell.name})", step=step)
+    name = f"clip_{by}_{bound:g}({cell.name})"
+    return derived(cell, name, step=step, exact_gradients=False)
 
 
 def _clip_norm(tree: PyTree, max_norm: Any) -> PyTree:

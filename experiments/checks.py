@@ -1,0 +1,32 @@
+"""What may be wrong with a configuration: each a ValueError of one line."""
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def known(field: str, name: str, names: Iterable[str]) -> None:
+    """One of the names; else the nearest is suggested."""
+    names = list(names)
+    if name not in names:
+        near = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"config.{field}: unknown {name!r}, known: {', '.join(names)}{hint}")
+
+
+def at_least(config: Any, least: int, *fields: str) -> None:
+    """Integers of some size."""
+    for field in fields:
+        if config[field] < least:
+            raise ValueError(f"config.{field} must be at least {least}, got {config[field]}")
+
+
+def increasing(config: Any, *fields: str, least: float = -math.inf) -> None:
+    """One or more finite numbers, each larger than the one before; none below ``least``."""
+    for field in fields:
+        values: Sequence[float] = list(config[field])
+        finite = all(math.isfinite(value) and value >= least for value in values)
+        if not values or not finite or values != sorted(set(values)):
+            floor = f" from {least:g}" if least > -math.inf else ""
+            raise ValueError(f"config.{field} must be increasing numbers{floor}, got {values}")

@@ -1,0 +1,166 @@
+"""The experiments beyond gradient norms: what their small variants say, and what they refuse."""
+
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import launch
+from rnn_jax import theory
+
+NAMES = ("bifurcation", "cliff", "forget_bias", "lyapunov_vs_gain")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_jax():
+    """JAX as the command line finds it: other tests compute in float64, promote nothing."""
+    changes = {
+        "jax_enable_x64": False,
+        "jax_numpy_rank_promotion": "allow",
+        "jax_numpy_dtype_promotion": "standard",
+    }
+    before = {name: getattr(jax.config, name) for name in changes}
+    for name, value in changes.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def experiment(name):
+    return importlib.import_module(f"experiments.{name}").EXPERIMENT
+
+
+def smoke(name, **changes):
+    config = importlib.import_module(f"configs.{name}").get_config("smoke")
+    config.update(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One finished run of each, computed when first asked for."""
+    done = {}
+
+    def run(name):
+        if name not in done:
+            folder = tmp_path_factory.mktemp(name)
+            done[name] = folder, launch.run(experiment(name), smoke(name), folder)
+        return done[name]
+
+    return run
+
+
+def saved(folder):
+    with np.load(folder / "arrays.npz") as arrays:
+        return dict(arrays)
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in (".lock", "environment.json")
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_without_one_unit_is_completed_to_the_same_bytes(name, runs, tmp_path):
+    folder, report = runs(name)
+    before = contents(folder)
+    assert {f"figures/{figure}.png" for figure in report.figures} <= set(before)
+    assert len(report.table) > 0
+    unit = sorted((folder / "units").iterdir())[0]
+    unit.unlink()
+    launch.run(experiment(name), smoke(name), folder)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("variant", ["default", "smoke", "paper"])
+def test_every_variant_is_valid_and_names_its_units(name, variant):
+    config = importlib.import_module(f"configs.{name}").get_config(variant)
+    experiment(name).validate(config)
+    units = experiment(name).units(config)
+    assert len(set(units)) == len(units) > 0
+
+
+def test_bifurcations_are_where_theory_says(runs):
+    """A9, A11: by bisection on the number of fixed points, to the digits that the pair leaves."""
+    folder, _ = runs("bifurcation")
+    arrays = saved(folder)
+    for unit in ("sigmoid-5", "tanh-2"):
+        np.testing.assert_allclose(
+            arrays[f"{unit}/measured"], arrays[f"{unit}/predicted"], atol=1e-8
+        )
+        counts = np.isfinite(arrays[f"{unit}/points"]).sum(axis=1)
+        biases, (low, high) = arrays[f"{unit}/biases"], arrays[f"{unit}/predicted"]
+        assert np.all(counts == np.where((low < biases) & (biases < high), 3, 1))
+        # Of three the middle one is unstable, and nothing else is.
+        factors = arrays[f"{unit}/factors"][counts == 3]
+        assert np.all((factors > 1) == [False, True, False])
+
+
+def test_the_wall_stands_at_the_saddle_node():
+    """A10: gradients are those of finite differences; they explode where a fixed point dies."""
+    config = smoke("cliff", lengths=(50,), weights=(5.0, 5.5), biases=(-2.7, -2.6), points=60)
+    arrays = experiment("cliff").run_unit(config, "steps-50")
+    loss, norm = arrays["loss"], arrays["log_gradient"]
+    by_weight = np.gradient(loss, arrays["weights"], axis=0)
+    by_bias = np.gradient(loss, arrays["biases"], axis=1)
+    smooth = (norm < -2)[1:-1, 1:-1]
+    assert smooth.sum() > 1000
+    slopes = np.hypot(by_weight, by_bias)[1:-1, 1:-1]
+    # The grid is 0.002 wide in b: 3e-6 of second-order error for slopes of 0.1.
+    np.testing.assert_allclose(slopes[smooth], np.exp(norm[1:-1, 1:-1])[smooth], atol=3e-5)
+    # Some four nats above its surroundings; 50 steps see it a little beyond the saddle-node.
+    weight, bias = np.unravel_index(np.argmax(norm), norm.shape)
+    assert norm.max() > np.median(norm) + 4
+    lower, _ = theory.sigmoid_saddle_nodes(arrays["weights"][weight])
+    assert abs(arrays["biases"][bias] - lower) < 0.05
+
+
+def test_networks_cut_open_decay_as_their_gates(runs):
+    """A20, A22: without recurrent kernels the direct path is the whole gradient of the memory."""
+    folder, report = runs("forget_bias")
+    arrays = saved(folder)
+    for bias in ("0", "3"):
+        cut = arrays[f"gru.{bias}/without recurrent kernels"]
+        # ln z per step, where inputs of variance 0.25 move the pre-activation of z by 0.5.
+        slope = (cut[..., -1] - cut[..., 0]) / (cut.shape[-1] - 1)
+        assert np.all(np.abs(slope - np.log1p(np.exp(-float(bias)))) < 0.25)
+    assert list(report.summary["ln sigmoid(b)"]) == ["-0.6931", "-0.0486"] * 2
+
+
+def test_the_largest_exponent_is_below_mean_field(runs):
+    """B1, B4b at g = 3: small networks are less chaotic than wide ones, never more."""
+    folder, report = runs("lyapunov_vs_gain")
+    arrays = saved(folder)
+    at_three = {
+        width: arrays[f"width-{width}.variance-0/exponents"][:, -1, 0].mean() for width in (8, 16)
+    }
+    assert at_three[8] < at_three[16] < 0.3102
+    mean_field = report.summary[report.summary["width"] == "mean field"]
+    assert mean_field["lambda_1 at g = 3"].iloc[0] == "+0.3102"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("bifurcation", {"sigmoid_weights": (3.0,)}, "sigmoid_weights must be above 4"),
+        ("bifurcation", {"margin": 0.0}, "margin must be above 0"),
+        ("cliff", {"weights": (1.0, 2.0, 3.0)}, "weights must be two numbers"),
+        ("cliff", {"lengths": (0, 5)}, "lengths must be increasing numbers from 1"),
+        ("forget_bias", {"cells": ("lstn",)}, "cells: unknown 'lstn'.*did you mean 'lstm'"),
+        ("forget_bias", {"biases": (2.0, 1.0)}, "biases must be increasing"),
+        ("forget_bias", {"input_variance": -1.0}, "input_variance must be at least 0"),
+        ("lyapunov_vs_gain", {"shown_gains": (7.0,)}, "shown_gains must be some of the gains"),
+        ("lyapunov_vs_gain", {"widths": (1,)}, "widths must be increasing numbers from 2"),
+        ("lyapunov_vs_gain", {"steps": 31}, "steps must be at least 32"),
+    ],
+)
+def test_configurations_are_refused_by_field(name, changes, message):
+    with pytest.raises(ValueError, match=f"config.{message}"):
+        experiment(name).validate(smoke(name, **changes))

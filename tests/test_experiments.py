@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from experiments import launch
+from experiments.gradient_norms_report import fitted_slope
 from rnn_jax import theory
 
-NAMES = ("bifurcation", "cliff", "forget_bias", "lyapunov_vs_gain")
+NAMES = ("bifurcation", "cliff", "forget_bias", "lyapunov_vs_gain", "tied_vs_untied")
 pytestmark = pytest.mark.slow
 
 
@@ -146,9 +147,36 @@ def test_the_largest_exponent_is_below_mean_field(runs):
     assert mean_field["lambda_1 at g = 3"].iloc[0] == "+0.3102"
 
 
+def test_powers_of_one_matrix_and_products_of_many():
+    """A16: S_k and (a^2 + b^2)^k; four draws of 100 units leave some per cent of the norm."""
+    config = smoke("tied_vs_untied", seeds=4, hidden_size=100, lag=20)
+    arrays = experiment("tied_vs_untied").run_unit(config, "matrix_0_5_0_25")
+    for name in ("tied", "untied"):
+        measured = arrays[name].mean(axis=0)
+        np.testing.assert_allclose(measured, arrays[f"theory: {name}"], atol=0.1)
+    # Four nats apart at lag 20: not a matter of tolerances.
+    assert np.all(arrays["tied"][:, -1] > arrays["untied"][:, -1] + 3)
+
+
+def test_tied_gates_forget_less_than_theory_says(runs):
+    """B12: fresh weights decay as mean field says, the same ones at every step more slowly."""
+    folder, _ = runs("tied_vs_untied")
+    arrays = saved(folder)
+    for cell in ("lstm", "gru"):
+        slopes = {
+            name: fitted_slope(arrays[f"{cell}_0_1/{name}"])[0] for name in ("tied", "untied")
+        }
+        theory_slope = arrays[f"{cell}_0_1/theory: untied"][0] / 24
+        # 24 units, two draws of three sequences: 10 % and more of scatter.
+        assert abs(slopes["untied"] - theory_slope) < 0.1
+        assert slopes["tied"] > slopes["untied"] + 0.03
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
+        ("tied_vs_untied", {"matrices": ((1.0, -1.0),)}, "matrices must be pairs .a, b. above 0"),
+        ("tied_vs_untied", {"cells": ("elman",)}, "cells: unknown 'elman'"),
         ("bifurcation", {"sigmoid_weights": (3.0,)}, "sigmoid_weights must be above 4"),
         ("bifurcation", {"margin": 0.0}, "margin must be above 0"),
         ("cliff", {"weights": (1.0, 2.0, 3.0)}, "weights must be two numbers"),

@@ -160,10 +160,7 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
     return launch.Report(
         table=pd.concat(list(_rows(results)), ignore_index=True),
         summary=_summary(results),
-        figures={
-            name: functools.partial(figures.styled(function), config, results)
-            for name, function in draw.items()
-        },
+        figures=figures.drawings(draw, config, results),
         notes=[
             f"Found by bisection on the number of fixed points, from {CANDIDATES} initial states "
             "each; largest gradient: of the last state by the first, over "

@@ -7,7 +7,6 @@ Pascanu, Mikolov and Bengio (2013), arXiv:1211.5063, for several lengths T. Wher
 basin of the upper fixed point the error jumps, and the gradient grows exponentially with T.
 """
 
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -90,10 +89,7 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
     return launch.Report(
         table=pd.concat(list(_rows(results)), ignore_index=True),
         summary=_summary(results),
-        figures={
-            name: functools.partial(figures.styled(function), config, results)
-            for name, function in draw.items()
-        },
+        figures=figures.drawings(draw, config, results),
         notes=[
             f"{config.points} x {config.points} points, in float64; the gradient is by (w, b).",
             "The last columns are shares of all points.",

@@ -2,7 +2,7 @@
 
 import functools
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -82,6 +82,16 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
             return draw(*args)
 
     return drawn
+
+
+def drawings(
+    draw: Mapping[str, Callable[..., Figure]], config: Any, results: Any
+) -> dict[str, Callable[[], Figure]]:
+    """The figures of a report by name, each drawn in the project's style when its turn comes."""
+    return {
+        name: functools.partial(styled(function), config, results)
+        for name, function in draw.items()
+    }
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.gradient_norms_report import fitted_slope
+from experiments.slopes import fitted_slope
 from rnn_jax import schemes, theory
 from rnn_jax.analysis import gradient_flow
 from rnn_jax.base import Params
@@ -100,10 +100,7 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
     return launch.Report(
         table=pd.concat(list(_rows(results)), ignore_index=True),
         summary=_summary(config, results),
-        figures={
-            name: functools.partial(figures.styled(function), config, results)
-            for name, function in draw.items()
-        },
+        figures=figures.drawings(draw, config, results),
         notes=[
             f"{config.scheme} scheme of gain {config.gain:g}, {config.hidden_size} units, "
             f"inputs of variance {config.input_variance:g}, "

@@ -1,6 +1,5 @@
 """Tables and figures of the gradient-norm experiment, from its saved arrays alone."""
 
-import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from experiments import figures, launch
+from experiments.slopes import fit_window, fitted_slope, quantiles
 
 Arrays = Mapping[str, np.ndarray]
 Results = Mapping[str, Arrays]
@@ -58,9 +58,7 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
     return launch.Report(
         table=_table(config, results),
         summary=_summary(config, results),
-        figures={
-            name: functools.partial(figures.styled(f), config, results) for name, f in draw.items()
-        },
+        figures=figures.drawings(draw, config, results),
         notes=_notes(config),
     )
 
@@ -95,7 +93,7 @@ def _curves(config: ml_collections.ConfigDict, results: Results) -> Iterator[pd.
 def _rows(about: dict[str, str], quantity: str, x: np.ndarray, values: np.ndarray) -> pd.DataFrame:
     """Values (seeds, samples, points), (seeds, points) or (points,), as tidy rows."""
     values = _by_seed(values)
-    low, middle, high = _quantiles(values, axis=1)
+    low, middle, high = quantiles(values, axis=1)
     seeds = np.repeat(np.arange(len(values)), len(x))
     columns = {"median": middle.ravel(), "p10": low.ravel(), "p90": high.ravel()}
     return pd.DataFrame(
@@ -106,11 +104,6 @@ def _rows(about: dict[str, str], quantity: str, x: np.ndarray, values: np.ndarra
 def _by_seed(values: np.ndarray) -> np.ndarray:
     """(seeds, samples, points), whichever of the first two axes is missing."""
     return values.reshape(-1, 1, values.shape[-1]) if values.ndim < 3 else values
-
-
-def _quantiles(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
-    """10 %, median and 90 %, each an observed value: -inf may be among them."""
-    return np.quantile(values, (0.1, 0.5, 0.9), axis=axis, method="closest_observation")
 
 
 def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFrame:
@@ -153,29 +146,6 @@ def _slowest_first(
     yield from units
 
 
-def fit_window(steps: int) -> tuple[int, int]:
-    """The lags of the fit: without the transients of the loss and of the initial state."""
-    edge = min(20, steps // 4)
-    return edge, steps - edge
-
-
-def fitted_slope(log_norms: np.ndarray) -> tuple[float, float]:
-    """Nats per step of lag and its standard error over seeds.
-
-    A least-squares line through the median over samples of each seed, within `fit_window`;
-    ``log_norms`` is (seeds, samples, steps + 1), entry t at lag steps - t. A single seed has no
-    error: NaN. Gradients of exactly zero have no slope either.
-    """
-    first, last = fit_window(log_norms.shape[-1] - 1)
-    lags = np.arange(first, last + 1)
-    medians = _quantiles(log_norms, axis=1)[1][:, ::-1][:, lags].astype(np.float64)
-    if not np.isfinite(medians).all():
-        return float("nan"), float("nan")
-    slopes = np.array([np.polyfit(lags, one, 1)[0] for one in medians])
-    seeds = len(slopes)
-    return slopes.mean(), slopes.std(ddof=1) / seeds**0.5 if seeds > 1 else float("nan")
-
-
 def _shown_slope(slope: float, error: float) -> str:
     if np.isnan(slope):
         return "none: exact zeros"
@@ -201,7 +171,7 @@ def _theory_slopes(arrays: Arrays) -> str:
 
 def _float32_zero(log_norms: np.ndarray, slope: float) -> str:
     """The first lag at which the median norm's square underflows; "about" if extrapolated."""
-    median = _quantiles(log_norms, axis=(0, 1))[1][::-1]
+    median = quantiles(log_norms, axis=(0, 1))[1][::-1]
     below = np.flatnonzero(median < FLOAT32_SQUARE)
     if below.size:
         return str(below[0])
@@ -267,7 +237,7 @@ def _draw_zoo(config: ml_collections.ConfigDict, results: Results) -> Figure:
     slopes = [fitted_slope(results[unit]["readout"]) for unit in rows]
     decays = []
     for unit in rows:
-        median = _quantiles(_flat(results[unit]["readout"]), axis=0)[1][::-1]
+        median = quantiles(_flat(results[unit]["readout"]), axis=0)[1][::-1]
         decays.append(median - median[0])
     names = [figures.label(unit_parts(unit)[2]) for unit in rows]
     return figures.ranked_decays(
@@ -285,7 +255,7 @@ def _theory_line(
 ) -> None:
     name = name.removeprefix("theory: ")
     label = f"{figures.label(cell)}: {THEORY_LABELS.get(name, name)}"
-    middle = _quantiles(_flat(values), axis=0)[1][::-1]
+    middle = quantiles(_flat(values), axis=0)[1][::-1]
     style = THEORY_STYLES.get(name, "--")
     colour = figures.darker(colour)
     panel.plot(lags, middle, color=colour, linestyle=style, linewidth=1.1, label=label, zorder=3)
@@ -323,10 +293,10 @@ def _draw_lengths(config: ml_collections.ConfigDict, results: Results) -> Figure
     for panel, source in zip(axes, sources, strict=True):
         for cell in config.cells:
             arrays = results[unit_name("length", source, cell)]
-            every = figures.finite(_quantiles(_flat(arrays["every_length"]), axis=0)[1])
+            every = figures.finite(quantiles(_flat(arrays["every_length"]), axis=0)[1])
             style: dict[str, Any] = {"color": colour[cell], "linewidth": 1}
             panel.plot(np.arange(len(every)), every, label=figures.label(cell), **style)
-            low, middle, high = figures.finite(_quantiles(_flat(arrays["readout"]), axis=0))
+            low, middle, high = figures.finite(quantiles(_flat(arrays["readout"]), axis=0))
             spread = (middle - low, high - middle)
             panel.errorbar(lengths, middle, spread, fmt="o", markersize=3.5, capsize=2, **style)
         _floors(panel)

@@ -123,10 +123,7 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
     return launch.Report(
         table=pd.concat(list(_rows(config, results)), ignore_index=True),
         summary=_summary(config, results),
-        figures={
-            name: functools.partial(figures.styled(function), config, results)
-            for name, function in draw.items()
-        },
+        figures=figures.drawings(draw, config, results),
         notes=[
             f"{config.activation}, {config.seeds} matrices, {config.steps} steps measured after "
             f"{config.burn_in} for the state and {config.tangent_burn_in} for the tangents.",

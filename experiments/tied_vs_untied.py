@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.gradient_norms_report import fitted_slope
+from experiments.slopes import fitted_slope
 from rnn_jax import Cell, schemes, theory
 from rnn_jax.analysis import gradient_flow
 from rnn_jax.base import Params
@@ -183,10 +183,7 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
     return launch.Report(
         table=pd.concat(list(_rows(config, results)), ignore_index=True),
         summary=_summary(config, results),
-        figures={
-            name: functools.partial(figures.styled(function), config, results)
-            for name, function in draw.items()
-        },
+        figures=figures.drawings(draw, config, results),
         notes=[
             f"{config.hidden_size} units, {config.seeds} seeds x {config.batch} sequences; cells "
             "with Gaussian weights of gain 1.",

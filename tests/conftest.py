@@ -53,6 +53,22 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ.pop(_CACHE))
 
 
+@pytest.fixture(scope="module")
+def plain_jax():
+    """JAX as the command line finds it: other tests compute in float64, promote nothing."""
+    changes = {
+        "jax_enable_x64": False,
+        "jax_numpy_rank_promotion": "allow",
+        "jax_numpy_dtype_promotion": "standard",
+    }
+    before = {name: getattr(jax.config, name) for name in changes}
+    for name, value in changes.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
 @pytest.fixture(autouse=True)
 def few_memory_maps():
     """Every compiled program holds memory, in some five maps of the 65 530 that Linux gives a

@@ -2,32 +2,15 @@
 
 import importlib
 
-import jax
 import numpy as np
 import pytest
 
 from experiments import launch
-from experiments.gradient_norms_report import fitted_slope
+from experiments.slopes import fitted_slope
 from rnn_jax import theory
 
 NAMES = ("bifurcation", "cliff", "forget_bias", "lyapunov_vs_gain", "tied_vs_untied")
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plain_jax():
-    """JAX as the command line finds it: other tests compute in float64, promote nothing."""
-    changes = {
-        "jax_enable_x64": False,
-        "jax_numpy_rank_promotion": "allow",
-        "jax_numpy_dtype_promotion": "standard",
-    }
-    before = {name: getattr(jax.config, name) for name in changes}
-    for name, value in changes.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
 
 
 def experiment(name):

@@ -33,27 +33,14 @@ from experiments import gradient_norms_report as reporting
 from experiments.gradient_norms import EXPERIMENT
 from rnn_jax.cells import CELLS, elman
 
-pytestmark = pytest.mark.xdist_group("gradient_norms")  # one smoke run serves the whole file
+pytestmark = [
+    pytest.mark.xdist_group("gradient_norms"),  # one smoke run serves the whole file
+    pytest.mark.usefixtures("plain_jax"),
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_NAMES = ("elman", "lstm", "gru")
 KEY = ["kind", "source", "cell", "quantity", "seed", "x"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plain_jax():
-    """JAX as the command line finds it: other tests compute in float64, promote nothing."""
-    changes = {
-        "jax_enable_x64": False,
-        "jax_numpy_rank_promotion": "allow",
-        "jax_numpy_dtype_promotion": "standard",
-    }
-    before = {name: getattr(jax.config, name) for name in changes}
-    for name, value in changes.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 def smoke(**changes):

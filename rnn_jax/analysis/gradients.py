@@ -10,7 +10,7 @@ from jax import lax
 from rnn_jax import numerics
 from rnn_jax.base import Cell, Params, PyTree, State
 from rnn_jax.numerics import Scaled
-from rnn_jax.unroll import Steps, advance, visit
+from rnn_jax.unroll import Steps, Visit, advance, visit
 
 
 class GradientFlow(NamedTuple):
@@ -81,7 +81,8 @@ def gradient_flow(
     [-2.0794, -1.3863, -0.6931, 0.0]
     """
     seen = visit(cell, params, xs, state, mask, reset)
-    cotangents = _cotangents(seen.trajectory.outputs, cotangent, loss, seen.steps.mask)
+    check_readout("gradient_flow", cotangent, loss)
+    cotangents = output_cotangents(seen, cotangent, loss)
     by_given = unprepared(cell, params)
 
     Carry = tuple[Scaled, Scaled]
@@ -158,14 +159,13 @@ def _state_norms(gradient: Scaled) -> tuple[jax.Array, dict[str, jax.Array]]:
     }
 
 
-def _cotangents(
-    outputs: jax.Array,
+def output_cotangents(
+    seen: Visit,
     cotangent: jax.Array | None,
     loss: Callable[[jax.Array], jax.Array] | None,
-    mask: jax.Array | None,
 ) -> jax.Array:
     """dL/dy_t with everything else held fixed, for every t: (T, ...)."""
-    check_readout("gradient_flow", cotangent, loss)
+    outputs, mask = seen.trajectory.outputs, seen.steps.mask
     if loss is not None:
         return jax.grad(loss)(outputs)
     vector = as_cotangent(cotangent, outputs)

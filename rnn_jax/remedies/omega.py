@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import numerics
-from rnn_jax.analysis.gradients import as_cotangent, check_readout, zero_like
+from rnn_jax.analysis.gradients import check_readout, output_cotangents, zero_like
 from rnn_jax.base import Cell, Drive, Params, PyTree, State
 from rnn_jax.numerics import Scaled
 from rnn_jax.unroll import Visit, advance, visit
@@ -143,13 +143,6 @@ def _state_gradients(
     loss: Callable[[jax.Array], jax.Array] | None,
 ) -> Scaled:
     """dL/ds_t for every t, mantissas of order one and exponents, leading axis T."""
-    outputs, mask = seen.trajectory.outputs, seen.steps.mask
-    if loss is not None:
-        by_outputs = jax.grad(loss)(outputs)
-    else:
-        vector = as_cotangent(cotangent, outputs)
-        last = -1 if mask is None else mask.shape[0] - 1 - jnp.argmax(mask[::-1])
-        by_outputs = jnp.zeros_like(outputs).at[last].set(vector)
 
     def back(later: Scaled, step: tuple) -> tuple[Scaled, Scaled]:
         before, drive, inputs, by_output = step
@@ -162,6 +155,7 @@ def _state_gradients(
         by_previous, by_state = vjp(pair)
         return numerics.rescale(by_previous, exponent), numerics.rescale(by_state, exponent)
 
+    by_outputs = output_cotangents(seen, cotangent, loss)
     steps = seen.before, seen.drives, seen.steps._replace(xs=None), by_outputs
     return lax.scan(back, zero_like(seen.first), steps, reverse=True)[1]
 

@@ -1,0 +1,31 @@
+"""How fast a curve in log space falls with the lag."""
+
+import numpy as np
+
+
+def fit_window(steps: int) -> tuple[int, int]:
+    """The lags of the fit: without the transients of the loss and of the initial state."""
+    edge = min(20, steps // 4)
+    return edge, steps - edge
+
+
+def fitted_slope(log_norms: np.ndarray) -> tuple[float, float]:
+    """Nats per step of lag and its standard error over seeds.
+
+    A least-squares line through the median over samples of each seed, within `fit_window`;
+    ``log_norms`` is (seeds, samples, steps + 1), entry t at lag steps - t. A single seed has no
+    error: NaN. Gradients of exactly zero have no slope either.
+    """
+    first, last = fit_window(log_norms.shape[-1] - 1)
+    lags = np.arange(first, last + 1)
+    medians = quantiles(log_norms, axis=1)[1][:, ::-1][:, lags].astype(np.float64)
+    if not np.isfinite(medians).all():
+        return float("nan"), float("nan")
+    slopes = np.array([np.polyfit(lags, one, 1)[0] for one in medians])
+    seeds = len(slopes)
+    return slopes.mean(), slopes.std(ddof=1) / seeds**0.5 if seeds > 1 else float("nan")
+
+
+def quantiles(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """10 %, median and 90 %, each an observed value: -inf may be among them."""
+    return np.quantile(values, (0.1, 0.5, 0.9), axis=axis, method="closest_observation")

@@ -58,16 +58,20 @@ def white_noise(size: int) -> Source:
 def python_docs(size: int) -> Source:
     """CPython's own documentation topics as embedded characters: D = `size`, N near 480 000.
 
-    The topics ship with Python in `pydoc_data`, so the text is that of the running version. They
-    are joined in the order of their names; windows start anywhere.
+    The topics ship with Python in `pydoc_data`, so the text is that of the running version.
+    Windows start anywhere.
 
     >>> python_docs(8).sample(np.random.default_rng(0), 2, 5).shape
     (5, 2, 8)
     """
+    return _text_source("python_docs", python_docs_text(), size, where="python_docs")
+
+
+def python_docs_text() -> str:
+    """CPython's documentation topics, joined in the order of their names."""
     from pydoc_data.topics import topics
 
-    text = "".join(topics[name] for name in sorted(topics))
-    return _text_source("python_docs", text, size, where="python_docs")
+    return "".join(topics[name] for name in sorted(topics))
 
 
 def digits() -> Source:
@@ -160,6 +164,15 @@ def characters(text: str) -> tuple[np.ndarray, str]:
 
 def _text_source(name: str, text: str, size: int, *, where: str) -> Source:
     """Windows of embedded characters; errors call the text `where`."""
+    table, codes, _ = embedded_characters(text, size, where)
+    return _window_source(name, table, codes, f"{where}: has {len(codes)} characters")
+
+
+def embedded_characters(text: str, size: int, where: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """A fixed random vector for each character (A, D), the text's codes (N,) and its alphabet.
+
+    Raises ValueError for a text of a single character, which it calls `where`.
+    """
     _check_counts(size=size)
     codes, alphabet = characters(text)
     if len(alphabet) < 2:
@@ -167,8 +180,7 @@ def _text_source(name: str, text: str, size: int, *, where: str) -> Source:
     # Why an embedding: one-hot characters have features of variance about 1/D, not 1, and so drive
     # a cell far more weakly than noise does; standardising them would blow up the rare ones.
     table = np.random.default_rng(EMBEDDING_SEED).standard_normal((len(alphabet), size))
-    table = _standardise(table, weights=np.bincount(codes))
-    return _window_source(name, table, codes, f"{where}: has {len(codes)} characters")
+    return _standardise(table, weights=np.bincount(codes)), codes, alphabet
 
 
 def _window_source(name: str, table: np.ndarray, codes: np.ndarray, has: str) -> Source:

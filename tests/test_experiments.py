@@ -2,6 +2,7 @@
 
 import importlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,7 +10,14 @@ from experiments import launch
 from experiments.slopes import fitted_slope
 from rnn_jax import theory
 
-NAMES = ("bifurcation", "cliff", "forget_bias", "lyapunov_vs_gain", "tied_vs_untied")
+NAMES = (
+    "bifurcation",
+    "cliff",
+    "forget_bias",
+    "lyapunov_vs_gain",
+    "parameter_sensitivity",
+    "tied_vs_untied",
+)
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
 
 
@@ -155,9 +163,28 @@ def test_tied_gates_forget_less_than_theory_says(runs):
         assert slopes["tied"] > slopes["untied"] + 0.03
 
 
+def test_a_long_memory_is_sensitive(runs):
+    """Exactly as the closed forms say where the input is one constant, in the mean elsewhere."""
+    folder, _ = runs("parameter_sensitivity")
+    arrays = saved(folder)
+    gaps = np.array(smoke("parameter_sensitivity").gaps)
+    constant, white = arrays["correlation-1/sensitivity"], arrays["correlation-0/sensitivity"]
+    with jax.enable_x64(True):
+        exact = theory.linear_moments(1 - gaps, 1.0).sensitivity
+        noisy = theory.linear_moments(1 - gaps).sensitivity
+    # One random constant scales all units alike; the transient of the slowest is 15 exp(-15).
+    np.testing.assert_allclose(constant / constant[:, :1], [exact / exact[0]] * 2, rtol=1e-4)
+    # Squares of 32 Gaussians: 25 % of standard deviation.
+    np.testing.assert_allclose(white.mean(axis=0), noisy, rtol=0.8)
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
+        ("parameter_sensitivity", {"gaps": (0.5, 1.0)}, "gaps must lie between 0 and 1"),
+        ("parameter_sensitivity", {"correlations": (1.5,)}, "correlations must be at most 1"),
+        ("parameter_sensitivity", {"phases": (0.0,)}, "phases must be above 0"),
+        ("parameter_sensitivity", {"steps": 100}, "steps must be at least 15 / gaps"),
         ("tied_vs_untied", {"matrices": ((1.0, -1.0),)}, "matrices must be pairs .a, b. above 0"),
         ("tied_vs_untied", {"cells": ("elman",)}, "cells: unknown 'elman'"),
         ("bifurcation", {"sigmoid_weights": (3.0,)}, "sigmoid_weights must be above 4"),

@@ -505,3 +505,59 @@ def test_ring_power_is_the_state_gradient_of_an_lru(r_min, r_max):
 def expected_far(lag, r_min, r_max):
     """Where r_min^(2k) plays no part any more."""
     return (2 * lag + 2) * np.log(r_max) / 2 - np.log((lag + 1) * (r_max**2 - r_min**2)) / 2
+
+
+@pytest.mark.parametrize("eigenvalue", [0.9, -0.7, 0.6 + 0.5j, 0.95 * np.exp(0.1j)])
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.99, 1.0, -0.4])
+def test_moments_of_a_linear_unit_are_its_double_sums(eigenvalue, correlation):
+    """The stationary state is sum_j lam^j x_{T-j}; 800 terms leave 1e-16 of |lam| = 0.95."""
+    j = np.arange(800)
+    inputs = float(correlation) ** np.abs(j[:, None] - j)
+    state = eigenvalue**j
+    by_eigenvalue = np.where(j > 0, j * eigenvalue ** np.maximum(j - 1, 0), 0)
+    moments = theory.linear_moments(eigenvalue, correlation)
+    mean_square = lambda weights: (weights @ inputs @ weights.conj()).real
+    np.testing.assert_allclose(moments.state, mean_square(state), rtol=1e-12)
+    np.testing.assert_allclose(moments.sensitivity, mean_square(by_eigenvalue), rtol=1e-12)
+
+
+def test_the_curse_of_memory_has_its_powers():
+    gap = 1e-8
+    white, constant = theory.linear_moments(1 - gap), theory.linear_moments(1 - gap, 1.0)
+    np.testing.assert_allclose(white.state * gap, 1 / 2, rtol=1e-6)
+    np.testing.assert_allclose(white.sensitivity * gap**3, 1 / 4, rtol=1e-6)
+    # 1 - |lam| itself is right to 1e-8 only.
+    np.testing.assert_allclose(constant.state * gap**2, 1, rtol=1e-6)
+    np.testing.assert_allclose(constant.sensitivity * gap**4, 1, rtol=1e-6)
+    lru = theory.lru_moments(1 - 1e-6, 0.3)
+    np.testing.assert_allclose(lru.state, 1, rtol=1e-9)
+    np.testing.assert_allclose(lru.by_nu_log, 1 / 2, rtol=1e-5)
+    np.testing.assert_allclose(lru.by_theta_log * 1e-12, 0.3**2 / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.7, 1.0])
+def test_moments_of_an_lru_are_those_of_the_cell(correlation):
+    """The derivatives of the cell's state by its parameters, summed over all pairs of inputs."""
+    radius, phase, steps = 0.8, 0.9, 200
+    params = {
+        "nu_log": jnp.log(-jnp.log(jnp.full(1, radius))),
+        "theta_log": jnp.log(jnp.full(1, phase)),
+        "gamma_log": jnp.log1p(-(jnp.full(1, radius) ** 2)) / 2,
+        "B_re": jnp.ones((1, 1)),
+        **{name: jnp.zeros((1, 1)) for name in ("B_im", "C_re", "C_im", "D")},
+    }
+
+    def impulse_response(params):
+        xs = jnp.zeros((steps, 1)).at[0].set(1)
+        states = rnn_jax.unroll(rnn_jax.cells.lru(), params, xs)[1].states
+        return jnp.stack([states.real[:, 0], states.imag[:, 0]])
+
+    lags = np.arange(steps)
+    inputs = correlation ** np.abs(lags[:, None] - lags) if correlation else np.eye(steps)
+    mean_square = lambda response: np.einsum("pi,ij,pj->", response, inputs, response)
+    expected = theory.lru_moments(radius, phase, correlation)
+    np.testing.assert_allclose(mean_square(impulse_response(params)), expected.state, rtol=1e-10)
+    for name in ("nu_log", "theta_log"):
+        derivative = jax.jacfwd(lambda value, name=name: impulse_response(params | {name: value}))
+        measured = mean_square(np.asarray(derivative(params[name]))[..., 0])
+        np.testing.assert_allclose(measured, getattr(expected, f"by_{name}"), rtol=1e-10)

@@ -43,11 +43,14 @@ from rnn_jax.theory.scalar import (
     sigmoid_saddle_nodes,
     tanh_latch,
 )
+from rnn_jax.theory.sensitivity import LinearMoments, LRUMoments, linear_moments, lru_moments
 
 __all__ = [
     "Correlation",
     "GatedMeanField",
+    "LRUMoments",
     "Latch",
+    "LinearMoments",
     "MeanField",
     "circular_law_exponent",
     "circular_law_fraction",
@@ -65,6 +68,8 @@ __all__ = [
     "gru_mean_field",
     "gru_origin_eigenvalues",
     "impulse_parameter_gradient",
+    "linear_moments",
+    "lru_moments",
     "lstm_critical_gain",
     "lstm_mean_field",
     "lstm_origin_eigenvalues",

@@ -10,6 +10,7 @@ differentiation of the cells themselves and compared with closed forms. Zucchet 
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -256,7 +257,7 @@ def _draw(
     results: Results,
     names: tuple[str, ...],
     title: str,
-    marks: Mapping[int | None, str],
+    marks: Mapping[Any, str],
 ) -> Figure:
     """One panel for each quantity; measured points with their spread, closed forms dashed."""
     figure, axes = figures.panels(len(names), title=title, width=3.7, share_y=False)

@@ -23,6 +23,8 @@ def over_replicas(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     JAX is first used. Within one replica use ``vmap`` for what fills a device. Where a replica
     factorises matrices (`analysis.lyapunov_spectrum`), limit the threads of LAPACK to one, as by
     ``threadpoolctl.threadpool_limits(1, user_api="blas")``: devices that are cores already use all.
+    Do not ``vmap`` over factorisations there, but ``lax.map``: a batch of them is dealt out to the
+    threads that the devices themselves run on, and two devices that wait for it wait for ever.
 
     >>> import jax.numpy as jnp
     >>> over_replicas(lambda x: x**2)(jnp.arange(3.0)).tolist()

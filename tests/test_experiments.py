@@ -13,6 +13,8 @@ from rnn_jax import theory
 NAMES = (
     "bifurcation",
     "cliff",
+    "clipping",
+    "flossing",
     "forget_bias",
     "lyapunov_vs_gain",
     "parameter_sensitivity",
@@ -178,9 +180,30 @@ def test_a_long_memory_is_sensitive(runs):
     np.testing.assert_allclose(white.mean(axis=0), noisy, rtol=0.8)
 
 
+def test_flossing_holds_for_other_frames_and_inputs(runs):
+    """C20: of the flossed exponents; 60 updates along 40 steps leave a few hundredths."""
+    folder, _ = runs("flossing")
+    arrays = saved(folder)
+    for count in (4, 8):
+        exponents = np.abs(arrays[f"count-{count}/exponents"][..., :count])
+        assert np.median(exponents[:, -1].max(axis=-1)) < 0.15
+        assert np.all(exponents[:, -1].max(axis=-1) < exponents[:, 0].max(axis=-1) / 2)
+        condition = {
+            name: arrays[f"count-{count}/{name}"][:, -1, 0]
+            - arrays[f"count-{count}/{name}"][:, -1, count - 1]
+            for name in ("before", "after")
+        }
+        assert np.all(condition["before"] - condition["after"] > np.log(10))
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
+        ("flossing", {"counts": (4, 9)}, "counts must be at most 8, the size of the state"),
+        ("flossing", {"cell": "elmen"}, "cell: .*'elmen'"),
+        ("flossing", {"every": 7}, "every must divide updates"),
+        ("flossing", {"lags": (1, 65)}, "lags must be at most measured_steps"),
+        ("flossing", {"clip": 0.0}, "clip must be above 0"),
         ("parameter_sensitivity", {"gaps": (0.5, 1.0)}, "gaps must lie between 0 and 1"),
         ("parameter_sensitivity", {"correlations": (1.5,)}, "correlations must be at most 1"),
         ("parameter_sensitivity", {"phases": (0.0,)}, "phases must be above 0"),

@@ -135,7 +135,7 @@ def jacobian_product(
     shift = product.exponent.astype(along.dtype) * jnp.log(2).astype(along.dtype)
 
     def log_values(block: jax.Array, floor: jax.Array | None = None) -> jax.Array:
-        values = jnp.linalg.svd(block, compute_uv=False)
+        values = lax.map(lambda one: jnp.linalg.svd(one, compute_uv=False), block)
         if floor is not None:
             values = jnp.where(values > floor[:, None], values, 0)
         return jnp.log(values) + shift[:, None]
@@ -207,7 +207,8 @@ def finite_time_spectrum(
     frame = jax.random.orthogonal(jax.random.key(0), along.size).astype(along.dtype)
     start = _Carry(frame, numerics.graded_identity(along.size, along.dtype))
     graded = _at_lags(back, start, along.steps, wanted).graded
-    log_values, converged = jax.vmap(numerics.log_singular_values)(graded)
+    # One after another: batched factorisations of two devices of a CPU can wait for each other.
+    log_values, converged = lax.map(numerics.log_singular_values, graded)
     log_frobenius = jax.nn.logsumexp(2 * log_values, axis=1) / 2
     return FiniteTimeSpectrum(
         jnp.array(wanted),

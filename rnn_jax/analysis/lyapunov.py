@@ -10,7 +10,7 @@ from jax import lax
 
 from rnn_jax import numerics
 from rnn_jax.analysis.jacobians import Linearised
-from rnn_jax.base import Cell, Params, State, check_positive
+from rnn_jax.base import Cell, Params, PyTree, State, check_positive
 from rnn_jax.unroll import unroll
 
 
@@ -96,8 +96,8 @@ def lyapunov_spectrum(
             f"burn_in and tangent_burn_in must not be negative, got {burn_in}, {tangent_burn_in}"
         )
     if burn_in:
-        state, _ = unroll(cell, params, xs[:burn_in], state=state)
-    along = Linearised(cell, params, xs[burn_in:], state)
+        state, _ = unroll(cell, params, _steps(xs, slice(burn_in)), state=state)
+    along = Linearised(cell, params, _steps(xs, slice(burn_in, None)), state)
     warm = tangent_burn_in // every
     rounds = along.length // every
     if rounds - warm < 2 * _BLOCKS:
@@ -125,6 +125,11 @@ def lyapunov_spectrum(
     frame, _ = numerics.positive_qr(jax.random.normal(key, (along.size, count), along.dtype))
     _, growth = lax.scan(push, frame.T, steps)
     return _result(growth[warm:], every)
+
+
+def _steps(xs: PyTree, some: slice) -> PyTree:
+    """Inputs may come with keys."""
+    return jax.tree.map(lambda leaf: leaf[some], xs)
 
 
 _BLOCKS = 16

@@ -16,8 +16,10 @@ NAMES = (
     "clipping",
     "flossing",
     "forget_bias",
+    "jacobian_spectrum",
     "lyapunov_vs_gain",
     "parameter_sensitivity",
+    "phase_diagram",
     "tied_vs_untied",
 )
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]

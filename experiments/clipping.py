@@ -1,0 +1,472 @@
+"""Plain SGD, SGD with a clipped gradient, and with the regulariser Omega too, on temporal order.
+
+Run: python -m experiments.clipping --config=configs/clipping.py --workdir=runs/NAME
+
+Figure 7 of Pascanu, Mikolov and Bengio (2013), arXiv:1211.5063: how often a vanilla network learns
+to tell the order of two signs, against the length of the sequence. A seed has solved the task, and
+is trained no further, once fewer than 1 % of `test` fresh sequences are wrong; it is put to that
+test whenever fewer than 1 % of the batches since the last record were. The same seed begins with
+the same network and reads the same batches under every method.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import binomtest  # type: ignore[import-untyped]
+
+from experiments import checks, figures, launch
+from experiments.training import (
+    Learner,
+    Seen,
+    draw_batch,
+    init_network,
+    make_chunk,
+    make_update,
+    read_out,
+    scores,
+)
+from rnn_jax import Cell, elman, schemes
+from rnn_jax.base import Params, PyTree
+from rnn_jax.remedies import omega, watch
+from rnn_jax.sharding import over_replicas
+from rnn_jax.tasks import Example, temporal_order
+
+Results = Mapping[str, Mapping[str, np.ndarray]]
+TASK = temporal_order()
+METHODS = {"sgd": "SGD", "clip": "SGD + clipping", "clip_omega": r"SGD + clipping + $\Omega$"}
+COLOURS = dict(zip(METHODS, figures.PALETTE, strict=False))
+MARKERS = dict(zip(METHODS, "osD", strict=True))
+INITIALISATIONS = ("sigmoid", "basic_tanh", "smart_tanh")
+CONNECTIONS = 15
+"""Into each unit, of the smart initialisation."""
+SOLVED = 0.01
+TESTED = 500
+"""Sequences that are tested at a time."""
+NEVER = -1
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Everything that can be wrong with a configuration."""
+    checks.at_least(config, 1, "seeds", "batch", "hidden_size", "updates", "every", "test")
+    checks.at_least(config, 0, "seed")
+    checks.increasing(config, "lengths", least=TASK.shortest)
+    checks.known("initialisation", config.initialisation, INITIALISATIONS)
+    for method in config.methods:
+        checks.known("methods", method, METHODS)
+    if not config.methods or len(set(config.methods)) < len(config.methods):
+        raise ValueError(f"config.methods must be different names, got {list(config.methods)}")
+    if config.shown_length not in config.lengths:
+        raise ValueError(
+            f"config.shown_length must be one of the lengths {list(config.lengths)}, "
+            f"got {config.shown_length}"
+        )
+    if config.updates % config.every:
+        raise ValueError(
+            f"config.updates must be a multiple of every = {config.every}, got {config.updates}"
+        )
+    for field in ("learning_rate", "threshold"):
+        if not 0 < config[field] < math.inf:
+            raise ValueError(f"config.{field} must be above 0, got {config[field]}")
+    if not 0 <= config.omega_weight < math.inf:
+        raise ValueError(f"config.omega_weight must be at least 0, got {config.omega_weight}")
+    if config.initialisation == "smart_tanh" and config.hidden_size < CONNECTIONS:
+        raise ValueError(
+            f"config.hidden_size must be at least {CONNECTIONS} for smart_tanh, "
+            f"got {config.hidden_size}"
+        )
+
+
+def units(config: ml_collections.ConfigDict) -> list[str]:
+    """One for each method and length."""
+    return [_unit(method, length) for length in config.lengths for method in config.methods]
+
+
+def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarray]:
+    """Records (seeds, updates / every), each of the updates since the last one.
+
+    They are NaN once a seed is trained no further: ``solved_at`` and ``diverged_at``, (seeds,), are
+    numbers of updates, or `NEVER`.
+    """
+    method, length = _parts(unit)
+    cell, begin = _network(config.initialisation, config.hidden_size)
+    optimiser = _optimiser(config, method)
+    of_networks, of_batches, of_test = jax.random.split(jax.random.key(config.seed), 3)
+    params = begin(jax.random.split(of_networks, config.seeds))
+    learners = Learner(params, jax.jit(jax.vmap(optimiser.init))(params))
+    keys = jax.random.split(of_batches, config.seeds)
+    program = _program(config, method, length, cell, optimiser)
+    test = _test(cell, length, config.test)
+    solved_at = np.full(config.seeds, NEVER)
+    diverged_at = np.full(config.seeds, NEVER)
+    records: list[dict[str, np.ndarray]] = []
+    for done in range(0, config.updates, config.every):
+        settled = (solved_at != NEVER) | (diverged_at != NEVER)
+        if settled.all():
+            break
+        counts = np.full(config.seeds, done, np.int32)
+        learners, record = program(learners, keys, counts, settled)
+        kernels = learners.params["cell"]["recurrent_kernel"]
+        record |= _spectra(np.where(settled[:, None, None], np.nan, kernels))
+        promising = record["error"] < SOLVED
+        record["test_error"] = np.full(config.seeds, np.nan, np.float32)
+        if promising.any():
+            test_keys = jax.random.split(of_test, config.seeds)
+            record["test_error"] = test(learners.params, test_keys, promising)
+        records.append(record)
+        solved_at[record["test_error"] < SOLVED] = done + config.every
+        finite = np.isfinite(record["loss"]) & np.isfinite(kernels).all(axis=(1, 2))
+        diverged_at[~settled & ~finite] = done + config.every
+    unused = ((0, 0), (0, config.updates // config.every - len(records)))
+    arrays = {
+        name: np.pad(
+            np.stack([record[name] for record in records], axis=1), unused, constant_values=np.nan
+        )
+        for name in records[0]
+    }
+    arrays["clipped"] = np.diff(arrays.pop("acted"), axis=1, prepend=0) / config.every
+    return arrays | {"solved_at": solved_at, "diverged_at": diverged_at}
+
+
+@functools.cache
+def _network(initialisation: str, hidden_size: int) -> tuple[Cell, Callable[..., Params]]:
+    """The cell, and networks from keys (seeds,), with the deviations of the paper."""
+    deviation = 0.1 if initialisation == "basic_tanh" else 0.01
+    cell = elman("sigmoid" if initialisation == "sigmoid" else "tanh")
+    if initialisation == "smart_tanh":
+        scheme = schemes.sparse(0.95, connections=CONNECTIONS, input_deviation=deviation)
+    else:
+        normal = lambda key, layout: deviation * jax.random.normal(key, layout.kernel_shape)
+        scheme = schemes.gaussian(deviation * hidden_size**0.5)
+        scheme = dataclasses.replace(scheme, kernel=normal)
+    begin = lambda key: init_network(
+        key, cell, TASK, hidden_size, scheme=scheme, readout_scale=deviation
+    )
+    return cell, jax.jit(jax.vmap(begin))
+
+
+def _optimiser(
+    config: ml_collections.ConfigDict, method: str
+) -> optax.GradientTransformationExtraArgs:
+    clip = optax.identity() if method == "sgd" else optax.clip_by_global_norm(config.threshold)
+    return optax.chain(watch("clip", clip), optax.sgd(config.learning_rate))
+
+
+def _program(
+    config: ml_collections.ConfigDict,
+    method: str,
+    length: int,
+    cell: Cell,
+    optimiser: optax.GradientTransformationExtraArgs,
+) -> Callable[..., tuple[Learner, dict[str, np.ndarray]]]:
+    """(learners, keys, updates done, settled) -> (learners, record), leading axis seeds."""
+    penalty = functools.partial(batch_omega, cell, config.omega_weight)
+    update = make_update(
+        cell,
+        TASK,
+        optimiser,
+        batch=config.batch,
+        steps=length,
+        penalty=penalty if method == "clip_omega" else None,
+    )
+
+    def observe(learner: Learner, seen: Seen) -> dict[str, jax.Array]:
+        clip = seen.probes["clip"]
+        record = {
+            "loss": jnp.mean(seen.loss),
+            "error": jnp.mean(seen.error),
+            "median_log_norm": jnp.median(clip.before.log_norm),
+            "largest_log_norm": jnp.max(clip.before.log_norm),
+            "largest_log_norm_after": jnp.max(clip.after.log_norm),
+            "acted": clip.acted[-1].astype(float),
+        }
+        if method == "clip_omega":
+            record |= {name: jnp.mean(values) for name, values in seen.penalty.items()}
+        return record
+
+    chunk = jax.jit(make_chunk(update, observe, every=config.every))
+
+    def replica(
+        learner: Learner, key: jax.Array, done: jax.Array, settled: jax.Array
+    ) -> tuple[Learner, PyTree]:
+        _, shapes = jax.eval_shape(chunk, learner, key, done)
+        nothing = lambda: jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan), shapes)
+        return jax.lax.cond(
+            settled, lambda: (learner, nothing()), lambda: chunk(learner, key, done)
+        )
+
+    return over_replicas(replica)
+
+
+@functools.cache
+def _test(cell: Cell, length: int, count: int) -> Callable[..., np.ndarray]:
+    """(params, keys, wanted) -> the error on at least ``count`` sequences; NaN where not wanted."""
+    size = min(TESTED, count)
+
+    def test(params: Params, key: jax.Array, wanted: jax.Array) -> jax.Array:
+        wrong = lambda key: scores(cell, TASK, params, draw_batch(key, TASK, size, length))[1]
+        keys = jax.random.split(key, -(-count // size))
+        return jax.lax.cond(wanted, lambda: jnp.mean(jax.lax.map(wrong, keys)), lambda: jnp.nan)
+
+    return over_replicas(test)
+
+
+def batch_omega(
+    cell: Cell, weight: float, params: Params, examples: Example
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Omega of the released program, the mean over all terms of a batch, times its weight."""
+    size = len(examples.target)
+
+    def one(example: Example) -> tuple[jax.Array, jax.Array]:
+        part = lambda outputs: TASK.loss(read_out(params, outputs), example) / size
+        seen = omega(
+            cell,
+            params["cell"],
+            example.inputs,
+            loss=part,
+            convention="released",
+            mask=example.mask,
+        )
+        return seen.penalty, seen.terms
+
+    penalties, terms = jax.vmap(one)(examples)
+    mean = jnp.sum(penalties * terms) / jnp.maximum(jnp.sum(terms), 1)
+    return weight * mean, {"omega": mean, "omega_terms": jnp.mean(terms)}
+
+
+def _spectra(kernels: np.ndarray) -> dict[str, np.ndarray]:
+    """Spectral radius and largest singular value of matrices (seeds, N, N); NaN of NaN."""
+    finite = np.isfinite(kernels).all(axis=(1, 2))
+    safe = np.where(finite[:, None, None], kernels, 0)
+    radius = np.abs(np.linalg.eigvals(safe)).max(axis=1)
+    singular = np.linalg.norm(safe, 2, axis=(1, 2))
+    return {
+        "spectral_radius": np.where(finite, radius, np.nan),
+        "largest_singular_value": np.where(finite, singular, np.nan),
+    }
+
+
+def _unit(method: str, length: int) -> str:
+    return f"{method}.{length}"
+
+
+def _parts(unit: str) -> tuple[str, int]:
+    method, length = unit.split(".")
+    return method, int(length)
+
+
+# ---- The report ---------------------------------------------------------------------------------
+
+
+def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
+    """Success against length, and what happened in training at one length."""
+    draw = {
+        "success": _draw_success,
+        "learning": _draw_learning,
+        "clip_in_action": _draw_clip,
+    }
+    return launch.Report(
+        table=pd.concat(list(_rows(config, results)), ignore_index=True),
+        summary=_summary(config, results),
+        figures=figures.drawings(draw, config, results),
+        notes=[
+            f"{config.initialisation} initialisation, {config.hidden_size} units, "
+            f"{config.seeds} seeds, learning rate {config.learning_rate:g}, batches of "
+            f"{config.batch}, at most {config.updates} updates; clipped at a norm of "
+            f"{config.threshold:g}, Omega weighs {config.omega_weight:g}.",
+            f"Solved: fewer than {SOLVED:.0%} of {config.test} fresh sequences wrong; a seed is "
+            "then trained no further. Intervals are Wilson's of 95 %.",
+        ],
+    )
+
+
+def _rows(config: ml_collections.ConfigDict, results: Results) -> Iterator[pd.DataFrame]:
+    """One row per method, length, seed, quantity and record while the seed was trained."""
+    updates = _updates(config)
+    for unit, arrays in results.items():
+        method, length = _parts(unit)
+        for name, values in arrays.items():
+            if values.ndim < 2:
+                seed, count = np.arange(config.seeds), np.full(config.seeds, config.updates)
+            else:
+                seed = np.repeat(np.arange(config.seeds), len(updates))
+                count = np.tile(updates, config.seeds)
+            frame = pd.DataFrame(
+                {
+                    "method": method,
+                    "length": length,
+                    "seed": seed,
+                    "updates": count,
+                    "quantity": name,
+                    "value": values.ravel().astype(float),
+                }
+            )
+            yield frame.dropna()
+
+
+def _updates(config: ml_collections.ConfigDict) -> np.ndarray:
+    """Of each record, how many had been done at its end."""
+    return np.arange(config.every, config.updates + 1, config.every)
+
+
+def _interval(solved: int, seeds: int) -> tuple[float, float]:
+    interval = binomtest(solved, seeds).proportion_ci(method="wilson")
+    return interval.low, interval.high
+
+
+def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFrame:
+    rows = []
+    for unit, arrays in results.items():
+        method, length = _parts(unit)
+        solved = arrays["solved_at"][arrays["solved_at"] != NEVER]
+        diverged = arrays["diverged_at"] != NEVER
+        unsolved = (arrays["solved_at"] == NEVER) & ~diverged
+        low, high = _interval(len(solved), config.seeds)
+        rows.append(
+            {
+                "length": length,
+                "method": METHODS[method].replace(r"$\Omega$", "Omega"),
+                "solved": f"{len(solved)} of {config.seeds}",
+                "95 %": f"{low:.2f} to {high:.2f}",
+                "median updates to it": f"{np.median(solved):.0f}" if len(solved) else "",
+                "not solved: median error": (
+                    f"{np.median(arrays['error'][unsolved, -1]):.3f}" if unsolved.any() else ""
+                ),
+                "updates clipped": f"{np.nanmean(arrays['clipped']):.0%}",
+                "diverged": int(diverged.sum()) or "",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _draw_success(config: ml_collections.ConfigDict, results: Results) -> Figure:
+    figure, [panel] = figures.panels(
+        1,
+        title=f"Temporal order within {config.updates:,} updates, with 95 % Wilson intervals",
+        width=6.4,
+    )
+    apart = 0.02 * (config.lengths[-1] - config.lengths[0]) or 0.1
+    for shift, method in enumerate(config.methods):
+        solved = [
+            int(np.sum(results[_unit(method, length)]["solved_at"] != NEVER))
+            for length in config.lengths
+        ]
+        shares = np.array(solved) / config.seeds
+        intervals = np.array([_interval(count, config.seeds) for count in solved]).T
+        panel.errorbar(
+            np.array(config.lengths) + apart * (shift - (len(config.methods) - 1) / 2),
+            100 * shares,
+            yerr=100 * np.abs(intervals - shares),
+            color=COLOURS[method],
+            marker=MARKERS[method],
+            capsize=3,
+            label=METHODS[method],
+        )
+    panel.set(
+        xlabel="length of the sequence (steps)",
+        ylabel=f"solved (% of {config.seeds} seeds)",
+        xticks=config.lengths,
+        ylim=(-4, 104),
+    )
+    figures.common_legend(figure, [panel], columns=3)
+    return figure
+
+
+def _shown(config: ml_collections.ConfigDict, results: Results) -> dict[str, Mapping]:
+    """The arrays of each method at the length that is shown."""
+    return {method: results[_unit(method, config.shown_length)] for method in config.methods}
+
+
+def _draw_learning(config: ml_collections.ConfigDict, results: Results) -> Figure:
+    """One line per seed; it ends where the seed is trained no further."""
+    figure, axes = figures.panels(
+        len(config.methods),
+        title=f"Learning temporal order, sequences of {config.shown_length} steps",
+        width=3.2,
+    )
+    updates = _updates(config)
+    shown = _shown(config, results)
+    for panel, (method, arrays) in zip(axes, shown.items(), strict=True):
+        colour = COLOURS[method]
+        losses = figures.finite(arrays["loss"])
+        solved, diverged = (arrays[f"{end}_at"] != NEVER for end in ("solved", "diverged"))
+        for seed, loss in enumerate(losses):
+            panel.plot(updates, loss, color=colour, linewidth=0.8, alpha=0.7)
+            if solved[seed] or diverged[seed]:
+                last = np.flatnonzero(np.isfinite(loss))[-1:]
+                marker = "o" if solved[seed] else "X"
+                panel.plot(updates[last], loss[last], marker, color=colour, markersize=5)
+        held = _held(arrays["loss"], diverged)
+        middle = np.quantile(held, 0.5, axis=0, method="closest_observation")
+        panel.plot(updates, figures.finite(middle), color=figures.darker(colour), linewidth=2)
+        panel.axhline(TASK.baseline(config.shown_length), color="#444444", ls="--", linewidth=1)
+        panel.set(title=METHODS[method], xlabel="updates", ylim=(0, None))
+    axes[0].set_ylabel(f"loss (nats), mean of {config.every} batches")
+    keys = [
+        figures.key("one seed", linewidth=0.8),
+        figures.key("median, solved seeds at their last loss", linewidth=2),
+        figures.key("solved", linestyle="none", marker="o"),
+        figures.key(r"$\ln 4$: knows nothing", linestyle="--", linewidth=1),
+    ]
+    if any(np.any(arrays["diverged_at"] != NEVER) for arrays in shown.values()):
+        keys.append(figures.key("diverged", linestyle="none", marker="X"))
+    figures.common_legend(figure, axes, columns=5, extra=keys)
+    return figure
+
+
+def _held(losses: np.ndarray, diverged: np.ndarray) -> np.ndarray:
+    """Losses (seeds, records) that stay at their last value, or at infinity, once training ends."""
+    ended = np.isnan(losses)
+    last = np.maximum.accumulate(np.where(ended, 0, np.arange(losses.shape[1])), axis=1)
+    held = np.take_along_axis(losses, last, axis=1)
+    return np.where(ended & diverged[:, None], np.inf, held)
+
+
+def _draw_clip(config: ml_collections.ConfigDict, results: Results) -> Figure:
+    """Norms before the clip, how often it acts, and the recurrent kernel; one line per seed."""
+    shown = _shown(config, results)
+    figure = Figure(figsize=(max(3.2 * len(shown), 6.4), 6.4), layout="constrained")
+    figure.suptitle(
+        f"Training on {config.shown_length} steps, one line per seed",
+        fontsize=11,
+        x=0.01,
+        ha="left",
+    )
+    axes = figure.subplots(3, len(shown), sharex=True, sharey="row", squeeze=False)
+    updates = _updates(config)
+    for column, (method, arrays) in zip(axes.T, shown.items(), strict=True):
+        style: Any = {"color": COLOURS[method], "linewidth": 0.8, "alpha": 0.8}
+        column[0].plot(updates, figures.finite(arrays["largest_log_norm"]).T, **style)
+        if method != "sgd":
+            column[0].axhline(math.log(config.threshold), color="#444444", ls="--", linewidth=1)
+        column[1].plot(updates, 100 * arrays["clipped"].T, **style)
+        column[2].plot(updates, arrays["spectral_radius"].T, **style)
+        column[2].plot(updates, arrays["largest_singular_value"].T, ls=":", **style)
+        column[2].axhline(1, color="#444444", linewidth=0.8)
+        column[0].set_title(METHODS[method])
+        column[2].set_xlabel("updates")
+    axes[0, 0].set_ylabel(f"largest $\\ln\\,\\|g\\|$ of {config.every}\nupdates (nats)")
+    axes[1, 0].set(ylabel="updates clipped (%)", ylim=(-4, 104))
+    axes[2, 0].set_ylabel("recurrent kernel $U$")
+    keys = [
+        figures.key("threshold", linestyle="--", linewidth=1),
+        figures.key(r"$\rho(U)$", linewidth=0.8),
+        figures.key(r"$\sigma_{\max}(U)$", linestyle=":", linewidth=0.8),
+    ]
+    figures.common_legend(figure, [], columns=3, extra=keys)
+    return figure
+
+
+EXPERIMENT = launch.Experiment("clipping", validate, units, run_unit, report)
+
+if __name__ == "__main__":
+    launch.main(EXPERIMENT)

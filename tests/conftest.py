@@ -7,6 +7,8 @@ import tempfile
 import hypothesis
 import jax
 import pytest
+import scipy.linalg  # noqa: F401  # JAX's LAPACK, to be loaded before its threads are limited
+import threadpoolctl
 
 # Before anything imports Keras.
 os.environ["KERAS_BACKEND"] = "jax"
@@ -35,6 +37,9 @@ USERS_FLAGS = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join([USERS_FLAGS, *_FLAGS])
 jax.devices()  # which reads the flags
 os.environ["XLA_FLAGS"] = USERS_FLAGS
+
+# There are as many workers as cores: further threads of LAPACK would wait for each other.
+threadpoolctl.threadpool_limits(1, user_api="blas")
 
 _CACHE = "RNN_JAX_TESTS_CACHE"
 

@@ -21,6 +21,7 @@ NAMES = (
     "parameter_sensitivity",
     "phase_diagram",
     "tied_vs_untied",
+    "trained_vs_initial",
 )
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
 

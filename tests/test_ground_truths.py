@@ -1,4 +1,4 @@
-"""Closed forms that the cells and the instruments have to reproduce, named A1 to A29.
+"""Closed forms that the cells and the instruments have to reproduce, named A1 to A31.
 
 Each test states a fact of linear algebra or of a published analysis and measures it with this
 library. What is expected comes from the fact: from the closed form, or from float64 NumPy loops
@@ -6,6 +6,8 @@ over it. Conventions: J_t = ds_t/ds_{t-1}, lag k = T - t, J_{T:t} = J_T ... J_{t
 a product is (1 / k) ln ||J_{T:t}||. Kernels act from the right, so J = diag(phi') U^T, and the
 flat state of the LSTM is in the order (hidden, cell).
 """
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from numpy.testing import assert_allclose
 
 import rnn_jax
 from rnn_jax import numerics, schemes, theory
-from rnn_jax.analysis import gradient_flow, length_curve, length_sweep
+from rnn_jax.analysis import gradient_flow, length_curve, length_sweep, step_jacobians
 
 flow = jax.jit(gradient_flow)
 sweep = jax.jit(length_sweep, static_argnames="horizons")
@@ -706,3 +708,63 @@ def test_a29_clipping_by_the_global_norm():
     norms = np.linalg.norm(g_clipped, axis=1)
     assert_allclose(norms, np.minimum(reported, thresholds), rtol=1e-6)
     assert_allclose(g_clipped @ g / norms / np.linalg.norm(g), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mingru", "minlstm"])
+def test_a25_gates_that_see_the_input_alone_leave_a_product_of_scalars(name):
+    """A25: J = diag(1 - z_t) of the minGRU and diag(f / (f + i)) of the minLSTM, nothing beside."""
+    cell = rnn_jax.cells.lookup(name)
+    params = draw(cell, 3, 5)
+    xs = jnp.asarray(np.random.default_rng(1).normal(size=(30, 3)))
+    gates = np.asarray(xs) @ np.asarray(params["kernel"]) + np.asarray(params["bias"])
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
+    if name == "mingru":
+        keeps = 1 - sigmoid(gates[:, :5])
+    else:
+        into, forget = sigmoid(gates[:, :5]), sigmoid(gates[:, 5:10])
+        keeps = forget / (forget + into)
+    jacobians = np.asarray(step_jacobians(cell, params, xs))
+    assert_close(jacobians, keeps[:, :, None] * np.eye(5), atol=1e-14)
+    unit = np.eye(5)[2]
+    rates = flow(cell, params, xs, jnp.asarray(unit)).log_norm
+    assert_close(rates[0], np.log(keeps[:, 2]).sum(), atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", [rnn_jax.elman(), rnn_jax.gru()], ids=["elman", "gru"])
+def test_a31_newton_on_the_whole_trajectory_is_the_sequential_one(cell):
+    """A31: s_t = f(s_{t-1}) for all t at once, by Newton's method from the library's Jacobians.
+
+    Each iteration makes at least one more step exact, so T are enough; near the solution the
+    error is squared each time. Lim et al. (2024), arXiv:2309.12252.
+    """
+    size, steps = 8, 60
+    params = draw(cell, 3, size)
+    xs = jnp.asarray(np.random.default_rng(1).normal(size=(steps, 3)))
+    first = np.zeros(size)
+    step = lambda state, x: cell(params, rnn_jax.HiddenState(state), x)[0].hidden
+    advance = jax.jit(jax.vmap(step))
+    one = lambda state, x: step_jacobians(cell, params, x[None], state=rnn_jax.HiddenState(state))[
+        0
+    ]
+    linearise = jax.jit(jax.vmap(one))
+    exact = np.asarray(rnn_jax.unroll(cell, params, xs)[1].states.hidden)
+
+    guess, errors, right = np.zeros((steps, size)), [], []
+    for _ in range(steps):
+        before = np.vstack([first, guess[:-1]])
+        values = np.asarray(advance(before, xs))
+        matrices = np.asarray(linearise(before, xs))
+        state, solved = first, []
+        for value, matrix, old in zip(values, matrices, before, strict=True):
+            state = value + matrix @ (state - old)
+            solved.append(state)
+        guess = np.array(solved)
+        wrong = np.abs(guess - exact).max(axis=1)
+        errors.append(wrong.max())
+        right.append(steps if wrong.max() < 1e-12 else np.argmax(wrong > 1e-12))
+    assert np.all(np.array(right) >= np.minimum(np.arange(1, steps + 1), steps))
+    assert errors[-1] < 1e-13
+    # Once small, an error is squared: e' <= C e^2 with the curvature C of these cells, below 10.
+    small = [(e, after) for e, after in itertools.pairwise(errors) if 1e-6 < e < 1e-2]
+    assert small
+    assert all(after < 10 * e**2 + 1e-13 for e, after in small)

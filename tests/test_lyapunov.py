@@ -199,3 +199,73 @@ def test_bad_options(options, message):
     params = cell.init(KEY, D, 8)
     with pytest.raises(ValueError, match=message):
         lyapunov_spectrum(KEY, cell, params, jnp.zeros((800, D)), **options)
+
+
+def test_chaos_is_extensive_and_input_tames_it():
+    """B8: spectra of 128 and 256 units fall on one curve at g = 3, the attractor's dimension is a
+    small share of them, and white input reduces dimension and entropy."""
+    cell = elman()
+
+    def measured(key, width, scale):
+        params = cell.init(key, 1, width, scheme=schemes.gaussian(3.0), dtype=jnp.float64)
+        params["kernel"] = jnp.ones((1, width)) * jax.random.normal(key, (width,))[None]
+        xs = scale * jax.random.normal(key, (700, 1), jnp.float64)
+        state = rnn_jax.HiddenState(jax.random.normal(jax.random.fold_in(key, 1), (width,)))
+        options = {"burn_in": 200, "tangent_burn_in": 100, "state": state}
+        return lyapunov_spectrum(key, cell, params, xs, **options)
+
+    run = jax.jit(measured, static_argnums=1)
+    results = {
+        (width, scale): [run(jax.random.key(seed), width, scale) for seed in range(8)]
+        for width, scale in ((128, 0.0), (256, 0.0), (128, 1.5))
+    }
+
+    def share(width, scale, name):
+        return np.mean([getattr(result, name) for result in results[width, scale]]) / width
+
+    curves = {
+        width: np.mean([np.sort(r.exponents)[::-1] for r in results[width, 0.0]], axis=0)
+        for width in (128, 256)
+    }
+    bulk = (np.arange(100) + 0.5) / 128
+    wide = np.interp(bulk, (np.arange(256) + 0.5) / 256, curves[256])
+    # The page's .02 is that of more draws than these eight; the large negative ones scatter further.
+    np.testing.assert_allclose(curves[128][:100], wide, atol=0.03, rtol=0.02)
+    assert 0.05 < share(256, 0.0, "kaplan_yorke") < 0.3
+    assert abs(share(128, 0.0, "kaplan_yorke") / share(256, 0.0, "kaplan_yorke") - 1) < 0.1
+    for name in ("kaplan_yorke", "entropy_rate"):
+        assert share(128, 1.5, name) < 0.9 * share(128, 0.0, name)
+
+
+def test_wide_networks_become_chaotic_at_a_gain_of_one():
+    """B5: below, orbits end at zero, where lambda_1 is ln rho(W) and tends to ln g; above, lambda_1
+    comes up to mean-field theory from below as networks become wider."""
+    cell = elman()
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def largest(key, width, gain):
+        params = cell.init(key, 1, width, scheme=schemes.gaussian(gain), dtype=jnp.float64)
+        state = rnn_jax.HiddenState(jax.random.normal(jax.random.fold_in(key, 1), (width,)))
+        options = {"count": 1, "burn_in": 300, "tangent_burn_in": 100, "state": state}
+        xs = jnp.zeros((1900, 1))
+        result = lyapunov_spectrum(key, cell, params, xs, **options)
+        return result.exponents[0], params["recurrent_kernel"]
+
+    mean = {}
+    for width in (100, 400):
+        for gain in (0.9, 1.6):
+            values, kernels = zip(
+                *(largest(jax.random.key(seed), width, gain) for seed in range(5)), strict=True
+            )
+            mean[width, gain] = np.mean(values)
+            if gain < 1:
+                radii = [np.abs(np.linalg.eigvals(np.asarray(kernel))).max() for kernel in kernels]
+                still = np.array(radii) < 1  # of 100 units some matrices are beyond it already
+                assert still.sum() >= 4
+                # The phase of a complex pair is left after 1500 steps.
+                np.testing.assert_allclose(np.array(values)[still], np.log(radii)[still], atol=2e-3)
+    field = np.log(vanilla_mean_field(1.6, 0.0).chi) / 2
+    # 0.0832; ten draws of 100, 200, 400 and 800 units gave 0.040, 0.055, 0.071 and 0.081.
+    assert mean[100, 1.6] < mean[400, 1.6] < field
+    assert field - mean[400, 1.6] < 0.025
+    assert mean[100, 0.9] > mean[400, 0.9] > np.log(0.9)

@@ -22,7 +22,7 @@ class LyapunovResult(NamedTuple):
         where the floor was hit (see ``resolved``).
       standard_error: (m,), of each mean over time, from 16 blocks in time: correlations longer
         than a block are not seen.
-      running: (n, m), the mean up to each orthogonalisation.
+      running: (n, m), the mean up to each orthonormalisation.
       half_difference: (), the root-mean-square difference of the spectra of the two halves of the
         time measured, over the resolved exponents.
       resolved: (m,) booleans. False where a direction shrinks by more, between two
@@ -62,6 +62,12 @@ def lyapunov_spectrum(
     the system driven by these inputs (conditional exponents): for different frames to agree, keep
     ``xs``. Zero inputs, ``jnp.zeros((T, D))``, give those of the autonomous network.
 
+    Most of the factorisations are V = L U with partial pivoting, which takes a third of the time,
+    and some 32 of a run are V = Q R. That changes nothing but rounding: the columns of L span what
+    those of V do, so the R of the whole product, which is unique, is that of the next Q R times the
+    U before it. It needs a number of rounds (steps / every) with divisors: of a prime number all
+    factorisations are Q R.
+
     Args:
       key: for the first frame.
       cell, params, state: as in `rnn_jax.unroll`.
@@ -69,9 +75,9 @@ def lyapunov_spectrum(
       count: m, by default S, the whole spectrum.
       burn_in: steps after which the state is taken to have forgotten where it began.
       tangent_burn_in: further steps after which the frame has turned into the right directions.
-      every: steps between orthonormalisations. Between two of them the frame must not
-        collapse: every * (lambda_1 - lambda_m) well below ln(1 / eps), 16 in float32. Larger is
-        faster; `orthonormalisation_interval` suggests one from the spread of a short run.
+      every: steps between factorisations. Between two of them the frame must not collapse:
+        every * (lambda_1 - lambda_m) well below ln(1 / eps), 16 in float32. Larger is faster;
+        `orthonormalisation_interval` suggests one from the spread of a short run.
 
     Raises:
       ValueError: unless at least 32 * every steps remain to be measured, for a count above S, or
@@ -109,34 +115,53 @@ def lyapunov_spectrum(
     if count > along.size:
         raise ValueError(f"count: the state has only {along.size} dimensions, got {count}")
 
+    def push(frame: jax.Array, steps: tuple) -> jax.Array:
+        # The tangents are rows: as columns every push would be twice as slow.
+        one = lambda frame, step: (jax.vmap(along.jvp(step))(frame), None)
+        return lax.scan(one, frame, steps)[0]
+
+    def triangularise(frame: jax.Array, steps: tuple) -> tuple[jax.Array, jax.Array]:
+        frame, triangular = _pivoted_lu(push(frame, steps).T)
+        return frame.T, jnp.log(jnp.abs(jnp.diagonal(triangular)))
+
+    def orthonormalise(frame: jax.Array, group: tuple) -> tuple[jax.Array, jax.Array]:
+        growth = jnp.zeros((0, count), frame.dtype)
+        if size > 1:
+            frame, growth = lax.scan(triangularise, frame, _steps(group, slice(size - 1)))
+        frame, triangular = numerics.positive_qr(push(frame, _steps(group, -1)).T)
+        growth = jnp.sum(growth, axis=0) + jnp.log(jnp.diagonal(triangular))
+        return frame.T, growth / size
+
+    # Rounds of so many steps in groups of equal size, none of those measured left out.
+    measured = rounds - warm
+    size = max(n for n in range(1, measured // (2 * _BLOCKS) + 1) if measured % n == 0)
+    groups = rounds // size
+    used = slice((rounds - groups * size) * every, rounds * every)
     steps = jax.tree.map(
-        lambda leaf: leaf[: rounds * every].reshape(rounds, every, *leaf.shape[1:]), along.steps
+        lambda leaf: leaf[used].reshape(groups, size, every, *leaf.shape[1:]), along.steps
     )
-
-    def push(frame: jax.Array, stretch: tuple) -> tuple[jax.Array, jax.Array]:
-        def one(frame: jax.Array, step: tuple) -> tuple[jax.Array, None]:
-            return jax.vmap(along.jvp(step))(frame), None
-
-        frame, _ = lax.scan(one, frame, stretch)
-        frame, triangular = numerics.positive_qr(frame.T)
-        return frame.T, jnp.log(jnp.diagonal(triangular))
-
-    # The tangents are rows: as columns every push would be twice as slow.
     frame, _ = numerics.positive_qr(jax.random.normal(key, (along.size, count), along.dtype))
-    _, growth = lax.scan(push, frame.T, steps)
-    return _result(growth[warm:], every)
+    _, growth = lax.scan(orthonormalise, frame.T, steps)
+    return _result(growth[groups - measured // size :], every)
 
 
-def _steps(xs: PyTree, some: slice) -> PyTree:
-    """Inputs may come with keys."""
-    return jax.tree.map(lambda leaf: leaf[some], xs)
+def _pivoted_lu(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """L and U of a tall matrix, the rows of L as those of the matrix; |entries of L| <= 1."""
+    packed, _, rows = lax.linalg.lu(matrix)
+    size = matrix.shape[1]
+    lower = jnp.tril(packed, -1) + jnp.eye(*matrix.shape, dtype=matrix.dtype)
+    return jnp.zeros_like(matrix).at[rows].set(lower), jnp.triu(packed[:size])
+
+
+def _steps(tree: PyTree, some: slice | int) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[some], tree)
 
 
 _BLOCKS = 16
 
 
 def _result(growth: jax.Array, every: int) -> LyapunovResult:
-    """The statistics of ln R_ii, (n, m), over so many steps each."""
+    """The statistics of ln R_ii, (n, m), each a mean over rounds of so many steps."""
     rounds, count = growth.shape
     # A direction that is lost among the rounding of the first is never nearer to it than eps.
     floor = math.log(count * float(jnp.finfo(growth.dtype).eps)) + 2

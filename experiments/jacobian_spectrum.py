@@ -170,27 +170,6 @@ def _program(cell: Cell, lags: tuple[int, ...]) -> Callable[..., dict[str, np.nd
 # ---- Theory -------------------------------------------------------------------------------------
 
 
-def fuss_catalan(gain: float, lag: int, points: int = 4000) -> tuple[np.ndarray, np.ndarray]:
-    """The singular values of W^k, W_ij ~ N(0, g^2 / N), N to infinity: i / N and ln sigma_i.
-
-    The squares x = sigma^2 / g^(2k) have the Fuss-Catalan law. With 0 < t < pi / (k + 1)
-
-      x = sin((k + 1) t)^(k + 1) / (sin(t) sin(k t)^k)
-      density(x) = sin(t)^2 sin(k t)^(k - 1) / (pi sin((k + 1) t)^k)
-
-    Forrester and Liu (2015), "Raney distributions and random matrix theory", J. Stat. Phys. 158.
-    At t = 0 lies `theory.tied_spectral_norm`; for large k ln(sigma) / k is the circular law.
-    """
-    k = lag
-    t = np.pi / (k + 1) * (np.arange(points) + 0.5) / points
-    log_x = (k + 1) * np.log(np.sin((k + 1) * t)) - np.log(np.sin(t)) - k * np.log(np.sin(k * t))
-    slope = (k + 1) ** 2 / np.tan((k + 1) * t) - 1 / np.tan(t) - k**2 / np.tan(k * t)
-    # The share of x between two points: density(x) x dln(x)/dt, which is of order one throughout.
-    share = -slope * np.sin(t) * np.sin((k + 1) * t) / (np.pi * np.sin(k * t))
-    above = np.cumsum(share) - share / 2
-    return above * np.pi / ((k + 1) * points), k * np.log(gain) + log_x / 2
-
-
 # ---- The report ---------------------------------------------------------------------------------
 
 
@@ -332,7 +311,7 @@ def _draw_spectra(config: ml_collections.ConfigDict, results: Results) -> Figure
             mean = values[config.lags.index(lag)] / lag
             panel.plot(share, mean, color=colour, label=f"$k = {lag}$")
             if unit == "linear":
-                position, law = fuss_catalan(config.gain, lag)
+                position, law = theory.tied_singular_values(config.gain, lag)
                 panel.plot(position, law / lag, ":", color="#000000", linewidth=1)
                 panel.set_ylim(bottom=np.nanmin(values / lags[:, None]))
         dashed: dict[str, Any] = {"color": figures.PALETTE[0], "linestyle": "--", "linewidth": 1.1}

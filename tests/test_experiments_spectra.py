@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from experiments import jacobian_spectrum, phase_diagram
-from experiments.jacobian_spectrum import fuss_catalan
 from experiments.slopes import fitted_slope
 from rnn_jax import theory
 
@@ -30,19 +29,6 @@ def spectra():
     }
 
 
-@pytest.mark.parametrize("lag", [1, 2, 5, 20])
-def test_the_fuss_catalan_law(lag):
-    """Its moments are the Fuss-Catalan numbers, its edge the norm that theory knows."""
-    share, log_sigma = fuss_catalan(0.7, lag)
-    log_x = 2 * (log_sigma - lag * math.log(0.7))
-    weights = np.gradient(share)
-    for moment in (1, 2, 3):
-        number = math.comb((lag + 1) * moment, moment) / (lag * moment + 1)
-        np.testing.assert_allclose(np.sum(weights * np.exp(moment * log_x)), number, rtol=1e-5)
-    # The first point lies half a step inside the edge.
-    np.testing.assert_allclose(log_sigma[0], theory.tied_spectral_norm(0.7, lag), atol=1e-4)
-
-
 def test_powers_of_a_matrix_have_the_fuss_catalan_law_and_then_the_circular_one():
     config = smoke("jacobian_spectrum", hidden_size=100, lags=(1, 5, 100), shown_lags=(1,))
     arrays = jacobian_spectrum.run_unit(config, "linear")
@@ -50,7 +36,7 @@ def test_powers_of_a_matrix_have_the_fuss_catalan_law_and_then_the_circular_one(
     share = (np.arange(100) + 0.5) / 100
     bulk = slice(5, 80)  # eigenvalues near 0 scatter without bound
     for number, lag in enumerate((1, 5)):
-        law = np.interp(share, *fuss_catalan(1.0, lag))
+        law = np.interp(share, *theory.tied_singular_values(1.0, lag))
         measured = values[:, number].mean(axis=0)
         # Of W^k the scatter of a few per cent counts k times.
         assert np.max(np.abs(measured - law)[bulk]) < 0.05 * lag

@@ -4,6 +4,8 @@ The Pascanu bound on products of Jacobians and the spectral norms of random matr
 with the ground truths A8, A12 and A14, mean-field theory in `test_mean_field`.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -561,3 +563,17 @@ def test_moments_of_an_lru_are_those_of_the_cell(correlation):
         derivative = jax.jacfwd(lambda value, name=name: impulse_response(params | {name: value}))
         measured = mean_square(np.asarray(derivative(params[name]))[..., 0])
         np.testing.assert_allclose(measured, getattr(expected, f"by_{name}"), rtol=1e-10)
+
+
+@pytest.mark.parametrize("lag", [1, 2, 5, 20])
+def test_the_fuss_catalan_law(lag):
+    """Its moments are the Fuss-Catalan numbers, its edge the norm of a power."""
+    law = theory.tied_singular_values(0.7, lag)
+    log_x = 2 * (law.log_value - lag * np.log(0.7))
+    weights = np.gradient(law.position)
+    for moment in (1, 2, 3):
+        number = math.comb((lag + 1) * moment, moment) / (lag * moment + 1)
+        # A midpoint rule of 4000 points; the edges are of its order.
+        np.testing.assert_allclose(np.sum(weights * np.exp(moment * log_x)), number, rtol=1e-5)
+    # The first point lies half a step inside the edge.
+    np.testing.assert_allclose(law.log_value[0], theory.tied_spectral_norm(0.7, lag), atol=1e-4)

@@ -148,9 +148,9 @@ def lyapunov_spectrum(
 def _pivoted_lu(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """L and U of a tall matrix, the rows of L as those of the matrix; |entries of L| <= 1."""
     packed, _, rows = lax.linalg.lu(matrix)
-    size = matrix.shape[1]
-    lower = jnp.tril(packed, -1) + jnp.eye(*matrix.shape, dtype=matrix.dtype)
-    return jnp.zeros_like(matrix).at[rows].set(lower), jnp.triu(packed[:size])
+    size, count = matrix.shape
+    lower = jnp.tril(packed, -1) + jnp.eye(size, count, dtype=matrix.dtype)
+    return jnp.zeros_like(matrix).at[rows].set(lower), jnp.triu(packed[:count])
 
 
 def _steps(tree: PyTree, some: slice | int) -> PyTree:

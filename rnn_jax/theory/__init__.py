@@ -27,10 +27,12 @@ from rnn_jax.theory.mean_field import (
 )
 from rnn_jax.theory.paths import forget_path, gain_power, update_path, vanilla_bound
 from rnn_jax.theory.random_matrices import (
+    SingularLaw,
     circular_law_exponent,
     circular_law_fraction,
     circular_law_mean,
     tied_identity_plus_random,
+    tied_singular_values,
     tied_spectral_norm,
     untied_identity_plus_random,
     untied_typical_rate,
@@ -52,6 +54,7 @@ __all__ = [
     "Latch",
     "LinearMoments",
     "MeanField",
+    "SingularLaw",
     "circular_law_exponent",
     "circular_law_fraction",
     "circular_law_mean",
@@ -80,6 +83,7 @@ __all__ = [
     "sigmoid_saddle_nodes",
     "tanh_latch",
     "tied_identity_plus_random",
+    "tied_singular_values",
     "tied_spectral_norm",
     "untied_identity_plus_random",
     "untied_typical_rate",

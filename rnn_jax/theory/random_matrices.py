@@ -1,5 +1,7 @@
 """Products of one random matrix with itself (tied weights) and of fresh ones (untied)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,53 @@ def tied_spectral_norm(gain: jax.typing.ArrayLike, lag: jax.typing.ArrayLike) ->
     k = jnp.asarray(lag, float)
     growth = ((k + 1) * jnp.log(k + 1) - jax.scipy.special.xlogy(k, k)) / 2
     return k * jnp.log(gain) + growth
+
+
+class SingularLaw(NamedTuple):
+    """The singular values of an infinitely large matrix, descending.
+
+    Attributes:
+      position: (n,), i / N between 0 and 1: the share of larger ones.
+      log_value: (n,), ln sigma_i.
+    """
+
+    position: jax.Array
+    log_value: jax.Array
+
+
+def tied_singular_values(gain: jax.typing.ArrayLike, lag: int, points: int = 4000) -> SingularLaw:
+    """All singular values of W^k, W_ij ~ N(0, g^2 / N), N to infinity.
+
+    The squares x = sigma^2 / g^(2k) have the Fuss-Catalan law. With 0 < t < pi / (k + 1)
+
+    x = sin((k + 1) t)^(k + 1) / (sin(t) sin(k t)^k)
+    density(x) = sin(t)^2 sin(k t)^(k - 1) / (pi sin((k + 1) t)^k)
+
+    At t = 0 lies `tied_spectral_norm`; for large k, ln(sigma) / k is `circular_law_exponent`.
+
+    Args:
+      gain: g.
+      lag: k, 1 or more.
+      points: how many values of t.
+
+    References:
+      Forrester and Liu (2015), "Raney distributions and random matrix theory", Journal of
+      Statistical Physics 158.
+
+    >>> law = tied_singular_values(1.0, 1)
+    >>> [round(float(jnp.interp(share, *law)), 2) for share in (0.0, 0.5, 0.9)]
+    [0.69, -0.21, -1.85]
+    """
+    k = lag
+    t = jnp.pi / (k + 1) * (jnp.arange(points, dtype=float) + 0.5) / points
+    tops = jnp.sin((k + 1) * t)
+    log_x = (k + 1) * jnp.log(tops) - jnp.log(jnp.sin(t)) - k * jnp.log(jnp.sin(k * t))
+    slope = (k + 1) ** 2 / jnp.tan((k + 1) * t) - 1 / jnp.tan(t) - k**2 / jnp.tan(k * t)
+    # The share of x between two points: density(x) x dln(x)/dt, which is of order one throughout.
+    share = -slope * jnp.sin(t) * tops / (jnp.pi * jnp.sin(k * t))
+    above = jnp.cumsum(share) - share / 2
+    log_gain = jnp.log(jnp.asarray(gain, float))
+    return SingularLaw(above * jnp.pi / ((k + 1) * points), k * log_gain + log_x / 2)
 
 
 def untied_typical_rate(gain: jax.typing.ArrayLike, size: jax.typing.ArrayLike) -> jax.Array:

@@ -269,3 +269,25 @@ def test_wide_networks_become_chaotic_at_a_gain_of_one():
     assert mean[100, 1.6] < mean[400, 1.6] < field
     assert field - mean[400, 1.6] < 0.025
     assert mean[100, 0.9] > mean[400, 0.9] > np.log(0.9)
+
+
+@pytest.mark.parametrize("count", [None, 5])
+@pytest.mark.parametrize("name", ["elman", "lstm"])
+def test_factorising_by_lu_or_by_qr_is_the_same(name, count):
+    """Of 128 measured steps three in four are LU; the R of a product is unique."""
+    cell = rnn_jax.cells.lookup(name)
+    params = cell.init(KEY, D, 12, scheme=schemes.gaussian(1.5), dtype=jnp.float64)
+    xs = noise(128 + 30)
+    options = {"count": count, "burn_in": 10, "tangent_burn_in": 20}
+    result = lyapunov_spectrum(KEY, cell, params, xs, **options)
+    jacobians = np.asarray(step_jacobians(cell, params, xs))[10:]
+    size = jacobians.shape[1]
+    frame = jax.random.normal(KEY, (size, count or size), jnp.float64)
+    frame, growth = np.linalg.qr(np.asarray(frame))[0], []
+    for jacobian in jacobians:
+        frame, triangular = np.linalg.qr(jacobian @ frame)
+        growth.append(np.log(np.abs(np.diag(triangular))))
+    assert len(result.running) == 32
+    np.testing.assert_allclose(result.exponents, np.mean(growth[20:], axis=0), rtol=1e-9)
+    half = np.mean(growth[20:84], axis=0)
+    np.testing.assert_allclose(result.running[15], half, rtol=1e-9)

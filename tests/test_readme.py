@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def test_example_runs_and_prints_a_norm_that_float32_cannot_hold():
@@ -22,12 +23,24 @@ def test_example_runs_and_prints_a_norm_that_float32_cannot_hold():
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)]+)\)|`((?:\w+/)+\w*\.\w+)`", README))
 def test_files_that_it_names_exist(path):
     (name,) = filter(None, path)
-    assert (Path(__file__).parent.parent / name).exists()
+    assert (ROOT / name).exists()
 
 
 def test_commands_are_targets_of_the_makefile():
-    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     commands = re.findall(r"^make ([\w-]+)", README, re.MULTILINE)
     assert commands
     for command in commands:
         assert f"\n{command}:" in makefile
+
+
+def test_what_the_page_on_measuring_points_at_exists():
+    page = (ROOT / "docs" / "measuring.md").read_text()
+    tests = {path.name: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    files = set(re.findall(r"(test_\w+\.py)", page))
+    names = {name for name in re.findall(r"\b(test_\w+)\b", page) if f"{name}.py" not in files}
+    assert files <= set(tests)
+    assert len(names) > 10
+    assert not {
+        name for name in names if not any(f"def {name}(" in text for text in tests.values())
+    }

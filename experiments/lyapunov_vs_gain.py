@@ -19,6 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.slopes import spread
 from rnn_jax import HiddenState, elman, theory
 from rnn_jax.analysis import LyapunovResult, lyapunov_spectrum
 from rnn_jax.cells import ACTIVATIONS
@@ -164,14 +165,14 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
             "input variance": f"{variance:g}",
             "width": width,
             "onset of chaos (gain)": _crossing(gains, largest.mean(axis=0)),
-            f"lambda_1 at g = {gains[-1]:g}": _spread(largest[:, -1]),
+            f"lambda_1 at g = {gains[-1]:g}": spread(largest[:, -1]),
         }
         if not config.exponents:
             row |= {
-                f"Kaplan-Yorke dimension / N at g = {gains[-1]:g}": _spread(
+                f"Kaplan-Yorke dimension / N at g = {gains[-1]:g}": spread(
                     arrays["kaplan_yorke"][:, -1] / width
                 ),
-                "entropy rate / N (nats/step)": _spread(arrays["entropy_rate"][:, -1] / width),
+                "entropy rate / N (nats/step)": spread(arrays["entropy_rate"][:, -1] / width),
             }
         rows.append(row)
     for variance in config.input_variances:
@@ -210,14 +211,6 @@ def _crossing(gains: np.ndarray, exponents: np.ndarray) -> str:
     i = up[0]
     part = -exponents[i] / (exponents[i + 1] - exponents[i])
     return f"{gains[i] + part * (gains[i + 1] - gains[i]):.3f}"
-
-
-def _spread(values: np.ndarray) -> str:
-    """Mean and standard error over seeds."""
-    mean = f"{values.mean():+.4f}"
-    if len(values) < 2:
-        return mean
-    return f"{mean} ± {values.std(ddof=1) / len(values) ** 0.5:.4f}"
 
 
 def _shades(config: ml_collections.ConfigDict) -> dict[int, Any]:

@@ -29,3 +29,15 @@ def fitted_slope(log_norms: np.ndarray) -> tuple[float, float]:
 def quantiles(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
     """10 %, median and 90 %, each an observed value: -inf may be among them."""
     return np.quantile(values, (0.1, 0.5, 0.9), axis=axis, method="closest_observation")
+
+
+def spread(values: np.ndarray) -> str:
+    """Mean and standard error over seeds, as a table shows them.
+
+    >>> spread(np.array([0.1, 0.2, 0.3]))
+    '+0.2000 ± 0.0577'
+    """
+    mean = f"{values.mean():+.4f}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {values.std(ddof=1) / len(values) ** 0.5:.4f}"

@@ -9,7 +9,6 @@ itself, the same ones at every update: what a network does with noise says littl
 learned. A seed gives all cells the same batches. Vogt et al. (2022), arXiv:2006.14123.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.slopes import fitted_slope, quantiles
+from experiments.slopes import fitted_slope, quantiles, spread
 from experiments.training import (
     Learner,
     draw_batch,
@@ -38,9 +37,7 @@ from rnn_jax.analysis import finite_time_spectrum, gradient_flow, lyapunov_spect
 from rnn_jax.base import Params
 from rnn_jax.cells import lookup
 from rnn_jax.sharding import over_replicas
-from rnn_jax.tasks import Example, Task, adding, copy_memory, next_character, python_docs_text
-from rnn_jax.tasks.sources import embedded_characters
-from rnn_jax.tasks.task import padding
+from rnn_jax.tasks import Task, adding, copy_memory, next_character, python_docs_text
 
 Results = Mapping[str, Mapping[str, np.ndarray]]
 CELLS = ("elman", "lstm", "gru")
@@ -132,25 +129,10 @@ def split_task(name: str, embedding: int) -> tuple[Task, Task]:
     if name != "text":
         task = adding() if name == "adding" else copy_memory()
         return task, task
-    text = python_docs_text()
-    task = next_character(text, embedding)
-    table, codes, _ = embedded_characters(text, embedding, where="text")
-    cut = int(len(codes) * (1 - HELD_OUT))
-
-    def windows(part: np.ndarray) -> Task:
-        vectors, corpus = jnp.asarray(table), jnp.asarray(part)
-
-        def sample(
-            key: jax.Array, steps: int, length: jax.typing.ArrayLike | None = None
-        ) -> Example:
-            start = jax.random.randint(key, (), 0, corpus.size - steps)
-            window = jax.lax.dynamic_slice(corpus, (start,), (steps + 1,))
-            mask = padding("text", steps, length, task.shortest)
-            return Example(vectors[window[:-1]], window[1:], mask)
-
-        return dataclasses.replace(task, sample=sample)
-
-    return windows(codes[:cut]), windows(codes[cut:])
+    text, cut = python_docs_text(), 1 - HELD_OUT
+    parts = (0.0, cut), (cut, 1.0)
+    train, test = (next_character(text, embedding, part=part) for part in parts)
+    return train, test
 
 
 class _Programs(NamedTuple):
@@ -318,24 +300,16 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
                 "loss at the start": f"{loss[0]:.4f}",
                 "at the end": f"{loss[-1]:.4f}",
                 "wrong": f"{error[-1]:.1%}",
-                "lambda_1 at the start": _spread(exponents[:, 0]),
-                "lambda_1 at the end": _spread(exponents[:, -1]),
-                "slope at the start": _spread(slopes[:, 0]),
-                "slope at the end": _spread(slopes[:, -1]),
+                "lambda_1 at the start": spread(exponents[:, 0]),
+                "lambda_1 at the end": spread(exponents[:, -1]),
+                "slope at the start": spread(slopes[:, 0]),
+                "slope at the end": spread(slopes[:, -1]),
                 f"sigma > 1/e over {config.lags[-1]} steps": (
                     f"{np.median(lasting[:, 0]):g}, then {np.median(lasting[:, -1]):g}"
                 ),
             }
         )
     return pd.DataFrame(rows).fillna("")
-
-
-def _spread(values: np.ndarray) -> str:
-    """Mean and standard error over seeds."""
-    mean = f"{values.mean():+.4f}"
-    if len(values) < 2:
-        return mean
-    return f"{mean} ± {values.std(ddof=1) / len(values) ** 0.5:.4f}"
 
 
 def _draw_training(config: ml_collections.ConfigDict, results: Results) -> Figure:

@@ -150,3 +150,16 @@ def test_next_character_refuses_what_it_cannot_cut():
         tasks.next_character("aaaa", 3)
     with pytest.raises(ValueError, match="too few for 19 steps"):
         tasks.next_character("to be, or not to be", 3).sample(jax.random.key(0), 19)
+
+
+def test_parts_of_a_text_share_its_alphabet_and_nothing_else():
+    text = "abcd" * 25 + "efgh" * 25
+    first, second = (tasks.next_character(text, 3, part=part) for part in ((0, 0.5), (0.5, 1)))
+    assert first.output_size == second.output_size == 8
+    assert draw(first, 50, 10).target.max() == 3
+    assert draw(second, 50, 10).target.min() == 4
+    assert first.baseline(10) == second.baseline(10) == pytest.approx(math.log(8))
+    with pytest.raises(ValueError, match="too few for 100 steps"):
+        first.sample(jax.random.key(0), 100)
+    with pytest.raises(ValueError, match="part must be shares from 0 to 1"):
+        tasks.next_character(text, 3, part=(0.5, 0.5))

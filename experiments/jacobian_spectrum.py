@@ -38,7 +38,7 @@ LABELS = {
     "lstm": "LSTM",
     "gru": "GRU",
 }
-SPECTRUM = ("log_singular_values", "log_frobenius", "stable_rank", "converged")
+SPECTRUM = ("log_singular_values", "resolved", "log_frobenius", "stable_rank", "converged")
 BLOCKS = {
     "cell/cell": r"$\partial c_T/\partial c_t$",
     "cell/hidden": r"$\partial c_T/\partial h_t$",
@@ -167,9 +167,6 @@ def _program(cell: Cell, lags: tuple[int, ...]) -> Callable[..., dict[str, np.nd
     return over_replicas(replica)
 
 
-# ---- Theory -------------------------------------------------------------------------------------
-
-
 # ---- The report ---------------------------------------------------------------------------------
 
 
@@ -191,23 +188,13 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
             "steps before the first state. Means over seeds are those of logarithms.",
             "The state of an LSTM is (h, c) as it is: h is in (-1, 1), c unbounded. Its singular "
             "values depend on these units, Lyapunov exponents and eigenvalues do not.",
-            "Unresolved: below (S eps)^k, exact zeros or beyond the rounding of every step; they "
-            "enter no mean and no figure. Not converged: spectra, of all seeds and lags, in which "
-            "neighbouring singular values may be mixed; norms are right.",
+            "Unresolved: zeros, or below sigma_1 (S eps)^k and so beyond the rounding of every "
+            "step; they enter no mean and no figure. Not converged: spectra, of all seeds and "
+            "lags, in which neighbouring singular values may be mixed; norms are right.",
             "Mean field of LSTM and GRU is that of untied weights, drawn anew at every step. "
             "Infinite condition numbers are not drawn.",
         ],
     )
-
-
-def _resolved(values: np.ndarray, lags: np.ndarray) -> np.ndarray:
-    """ln-singular values (..., lags, S), NaN where they are zero or rounding errors.
-
-    Every step leaves errors of S eps: a null space shows as singular values of their powers.
-    """
-    size = values.shape[-1]
-    floor = lags * np.log(size * np.finfo(values.dtype).eps)
-    return np.where(values > floor[:, None], values, np.nan)
 
 
 def _quantities(
@@ -215,7 +202,7 @@ def _quantities(
 ) -> dict[str, np.ndarray]:
     """What is plotted against the lag, (seeds, lags) each; NaN for an infinite condition number."""
     size = arrays["log_singular_values"].shape[-1]
-    values = _resolved(arrays["log_singular_values"], np.array(config.lags))
+    values = figures.finite(arrays["log_singular_values"])
     return {
         "log_frobenius": arrays["log_frobenius"] - np.log(size) / 2,
         "log_condition": values[..., 0] - values[..., -1],
@@ -229,7 +216,7 @@ def _rows(config: ml_collections.ConfigDict, results: Results) -> Iterator[pd.Da
         quantities = {
             name: values
             for name, values in arrays.items()
-            if name not in ("chi", "converged") and not name.startswith("eigenvalues")
+            if name not in ("chi", "converged", "resolved") and not name.startswith("eigenvalues")
         }
         for name, values in quantities.items():
             values = values.reshape(config.seeds, len(config.lags), -1)
@@ -251,13 +238,12 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
     rows = []
     for unit, arrays in results.items():
         values = arrays["log_singular_values"]
-        resolved = np.isfinite(_resolved(values, np.array(config.lags)))
         quantities = _quantities(config, arrays)
         norm, condition = (
             quantities[name][:, -1].mean() for name in ("log_frobenius", "log_condition")
         )
         mean_field = last * np.log(float(arrays["chi"])) / 2
-        missing = (~resolved[:, -1]).sum(axis=-1).mean()
+        missing = (~arrays["resolved"][:, -1]).sum(axis=-1).mean()
         rows.append(
             {
                 "network": _label(config, unit),
@@ -304,7 +290,7 @@ def _draw_spectra(config: ml_collections.ConfigDict, results: Results) -> Figure
     lags = np.array(config.lags)
     shades = figures.shades(list(config.shown_lags))
     for panel, (unit, arrays) in zip(axes, results.items(), strict=True):
-        values = _resolved(arrays["log_singular_values"], lags).mean(axis=0)
+        values = figures.finite(arrays["log_singular_values"]).mean(axis=0)
         size = values.shape[-1]
         share = (np.arange(size) + 0.5) / size
         for lag, colour in shades.items():

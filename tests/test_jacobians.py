@@ -233,3 +233,17 @@ def test_bad_lags(lags):
     for instrument in (finite_time_spectrum, jacobian_product):
         with pytest.raises(ValueError, match="lags must"):
             instrument(gru(), params, xs, lags)
+
+
+def test_singular_values_of_a_singular_jacobian_are_zero_and_say_so():
+    """A17: an LSTM at rest has rank H of 2 H; its null space shows as powers of rounding errors."""
+    cell = lstm()
+    params, _ = setting(cell, 6, 1)
+    lags = [1, 5, 40]
+    spectrum = finite_time_spectrum(cell, params, jnp.zeros((60, D)), lags)
+    np.testing.assert_array_equal(spectrum.resolved.sum(axis=1), 6)
+    np.testing.assert_array_equal(np.isneginf(spectrum.log_singular_values), ~spectrum.resolved)
+    assert np.all(np.isposinf(spectrum.log_condition))
+    assert np.all(np.isfinite(spectrum.log_frobenius))
+    # At lag 0 there is the identity, of which nothing is lost.
+    assert bool(finite_time_spectrum(cell, params, jnp.zeros((3, D)), [0]).resolved.all())

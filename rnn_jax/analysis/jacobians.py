@@ -1,5 +1,6 @@
 """Jacobians of one step and of many, their singular values in log space."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,9 +21,12 @@ class FiniteTimeSpectrum(NamedTuple):
 
     Attributes:
       lags: (n,), as asked for.
-      log_singular_values: (n, S), descending; an exact zero is -inf.
+      log_singular_values: (n, S), descending; -inf where not ``resolved``.
+      resolved: (n, S) booleans. False for zeros, and for what cannot be told from them: a step
+        leaves rounding errors of S * eps beside the largest direction, so that exactly singular
+        Jacobians (an LSTM at rest, dead ReLUs) show as powers of that.
       log_frobenius: (n,), ln ||J||_F; less ln(S) / 2 it is what mean-field theory predicts.
-      log_condition: (n,), ln(sigma_1 / sigma_S).
+      log_condition: (n,), ln(sigma_1 / sigma_S); infinite if one is not resolved.
       stable_rank: (n,), ||J||_F**2 / sigma_1**2, between 1 and S.
       converged: (n,), whether the iteration that separates the singular values did converge: to
         1e-3 nats in float32 and 1e-6 in float64. Where it did not, sums over many of them (the
@@ -31,6 +35,7 @@ class FiniteTimeSpectrum(NamedTuple):
 
     lags: jax.Array
     log_singular_values: jax.Array
+    resolved: jax.Array
     log_frobenius: jax.Array
     log_condition: jax.Array
     stable_rank: jax.Array
@@ -209,10 +214,15 @@ def finite_time_spectrum(
     graded = _at_lags(back, start, along.steps, wanted).graded
     # One after another: batched factorisations of two devices of a CPU can wait for each other.
     log_values, converged = lax.map(numerics.log_singular_values, graded)
+    floor = np.maximum(wanted, 1) * math.log(along.size * float(jnp.finfo(along.dtype).eps))
+    above = log_values >= log_values[:, :1] + jnp.asarray(floor, log_values.dtype)[:, None]
+    resolved = above & jnp.isfinite(log_values)
+    log_values = jnp.where(resolved | jnp.isnan(log_values), log_values, -jnp.inf)
     log_frobenius = jax.nn.logsumexp(2 * log_values, axis=1) / 2
     return FiniteTimeSpectrum(
         jnp.array(wanted),
         log_values,
+        resolved,
         log_frobenius,
         log_values[:, 0] - log_values[:, -1],
         jnp.exp(2 * (log_frobenius - log_values[:, 0])),

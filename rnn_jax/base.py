@@ -408,16 +408,17 @@ def check_increasing(
         )
 
 
-def check_positive(name: str, value: int) -> int:
-    """The argument as an int, if it is an integer of at least 1.
+def check_positive(name: str, value: int, *, zero: bool = False) -> int:
+    """The argument as an int, if it is an integer of at least 1, or 0 if ``zero`` may be.
 
     Raises:
       TypeError, ValueError: otherwise; names the argument and what came.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    least = 0 if zero else 1
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
 
 

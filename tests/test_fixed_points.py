@@ -177,6 +177,22 @@ def test_a_search_that_strays_says_so():
     np.testing.assert_allclose(points.states.hidden, [[-10]])
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200])
+def test_a_bad_candidate_spoils_no_other(bad):
+    """1e200 is finite, but not the square by which it would be measured."""
+    good = line(-1.0, 1.0, 9)
+    expected = find_fixed_points(elman(), scalar(2.0), jnp.zeros(1), good)
+    candidates = HiddenState(jnp.concatenate([good.hidden, jnp.full((1, 1), bad)]))
+    points = find_fixed_points(elman(), scalar(2.0), jnp.zeros(1), candidates)
+    np.testing.assert_allclose(points.states.hidden, expected.states.hidden, atol=1e-12)
+    assert points.hits.tolist() == expected.hits.tolist()
+    assert (points.strayed, points.unconverged) == (0, 1)
+    alone = find_fixed_points(
+        elman(), scalar(2.0), jnp.zeros(1), HiddenState(jnp.full((1, 1), bad))
+    )
+    assert (len(alone.hits), alone.strayed, alone.unconverged) == (0, 0, 1)
+
+
 def test_orbits_are_plain_iteration():
     gains = np.array([-3.0, -0.5, 1.5])
     visited = orbits(elman(), scalar, gains, jnp.zeros(1), line(-0.5, 0.7, 3), transient=50, keep=4)
@@ -250,6 +266,15 @@ def test_a_gradient_beyond_floating_point():
          ["transient", "-1"]),
         (lambda: orbits(elman(), scalar, jnp.ones(2), jnp.zeros(1), line(0, 1, 3), keep=0),
          ["keep", "0"]),
+        *((lambda name=name, value=value: find_fixed_points(
+            elman(), scalar(1.0), jnp.zeros(1), line(0, 1, 3), **{name: value}), [name, str(value)])
+          for name in ("tolerance", "separation") for value in (-1.0, np.nan, np.inf)),
+        (lambda: find_fixed_points(
+            elman(), scalar(1.0), jnp.zeros(1), line(0, 1, 3), iterations=-1),
+         ["iterations", "-1"]),
+        *((lambda scan=scan, values=values: scan(
+            elman(), scalar, values, jnp.zeros(1), line(0, 1, 3)), ["values", str(shape)])
+          for scan in (bifurcation_scan, orbits) for values, shape in (([], (0,)), (1.0, ()))),
         (lambda: scattered(KEY, line(0, 1, 3), 0), ["count", "0"]),
         (lambda: loss_landscape(
             elman(), scalar, jnp.ones((2, 2)), jnp.ones(2), jnp.ones((3, 1)), jnp.sum),

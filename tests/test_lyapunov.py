@@ -1,6 +1,7 @@
 """Lyapunov spectra: closed forms, sum rules, mean field, and results that say what they are not."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import rnn_jax
 from rnn_jax import elman, lstm, schemes
 from rnn_jax.analysis import (
     finite_time_spectrum,
+    jacobian_product,
     kaplan_yorke_dimension,
     lyapunov_spectrum,
     orthonormalisation_interval,
@@ -189,7 +191,7 @@ def test_kaplan_yorke(exponents, dimension):
         ({"count": 9}, "only 8 dimensions, got 9"),
         ({"count": 0}, "count must be at least 1"),
         ({"every": 0}, "every must be at least 1"),
-        ({"burn_in": -1}, "must not be negative"),
+        ({"burn_in": -1}, "burn_in must be at least 0"),
         ({"burn_in": 790}, "at least 32 must remain, got 0"),
         ({"every": 20}, "at least 640 must remain, got 100"),
     ],
@@ -281,13 +283,93 @@ def test_factorising_by_lu_or_by_qr_is_the_same(name, count):
     options = {"count": count, "burn_in": 10, "tangent_burn_in": 20}
     result = lyapunov_spectrum(KEY, cell, params, xs, **options)
     jacobians = np.asarray(step_jacobians(cell, params, xs))[10:]
-    size = jacobians.shape[1]
-    frame = jax.random.normal(KEY, (size, count or size), jnp.float64)
-    frame, growth = np.linalg.qr(np.asarray(frame))[0], []
-    for jacobian in jacobians:
-        frame, triangular = np.linalg.qr(jacobian @ frame)
-        growth.append(np.log(np.abs(np.diag(triangular))))
+    growth = plain_qr(jacobians, count or jacobians.shape[1])
     assert len(result.running) == 32
     np.testing.assert_allclose(result.exponents, np.mean(growth[20:], axis=0), rtol=1e-9)
     half = np.mean(growth[20:84], axis=0)
     np.testing.assert_allclose(result.running[15], half, rtol=1e-9)
+
+
+def plain_qr(jacobians, count):
+    """ln of the diagonal of R at every step, from the frame that the instrument begins with."""
+    frame = jax.random.normal(KEY, (jacobians.shape[1], count), jnp.float64)
+    frame, growth = np.linalg.qr(np.asarray(frame))[0], []
+    for jacobian in jacobians:
+        frame, triangular = np.linalg.qr(jacobian @ frame)
+        growth.append(np.log(np.abs(np.diag(triangular))))
+    return np.array(growth)
+
+
+@pytest.mark.parametrize(
+    ("measured", "tangent_burn_in", "groups"), [(1000, 90, 100), (997, 90, 997), (1024, 0, 32)]
+)
+def test_the_tangents_burn_in_as_long_as_asked_for(measured, tangent_burn_in, groups):
+    cell = elman()
+    params = cell.init(KEY, D, 6, scheme=schemes.gaussian(1.5), dtype=jnp.float64)
+    xs = noise(tangent_burn_in + measured)
+    options = {"burn_in": 0, "tangent_burn_in": tangent_burn_in}
+    result = lyapunov_spectrum(KEY, cell, params, xs, **options)
+    growth = plain_qr(np.asarray(step_jacobians(cell, params, xs)), 6)[tangent_burn_in:]
+    assert len(result.running) == groups
+    np.testing.assert_allclose(result.exponents, growth.mean(axis=0), rtol=1e-9)
+    # All steps count, in 16 blocks that differ by one group at most.
+    ends = np.linspace(0, groups, 17).round().astype(int) * (measured // groups)
+    blocks = [growth[a:b].mean(axis=0) for a, b in itertools.pairwise(ends)]
+    np.testing.assert_allclose(result.standard_error, np.std(blocks, axis=0, ddof=1) / 4, rtol=1e-8)
+
+
+def test_a_burn_in_that_is_no_multiple_is_rounded_up():
+    cell = elman()
+    params = cell.init(KEY, D, 4, dtype=jnp.float64)
+    xs = noise(5 + 7 * 40)
+    short = lyapunov_spectrum(KEY, cell, params, xs, burn_in=0, tangent_burn_in=5, every=7)
+    whole = lyapunov_spectrum(KEY, cell, params, xs, burn_in=0, tangent_burn_in=7, every=7)
+    np.testing.assert_array_equal(short.exponents, whole.exponents)
+    assert len(short.running) == 39
+
+
+@pytest.mark.parametrize("measured", [1000, 997])
+def test_a_unit_that_is_often_dead_has_no_exponent(measured):
+    """A ReLU that is off at one step in five: the product is singular, by LU as by QR."""
+    cell = elman("relu")
+    params = cell.init(KEY, D, 5, scheme=schemes.orthogonal(), dtype=jnp.float32)
+    params["kernel"] = jnp.zeros((D, 5), jnp.float32).at[0, 2].set(-100.0)
+    params["bias"] = jnp.full(5, 10.0, jnp.float32)
+    params["recurrent_kernel"] = 0.2 * jnp.abs(params["recurrent_kernel"])
+    xs = jnp.zeros((measured, D), jnp.float32).at[::5, 0].set(1.0)
+    result = lyapunov_spectrum(KEY, cell, params, xs, burn_in=0, tangent_burn_in=0)
+    np.testing.assert_array_equal(result.resolved, [True] * 4 + [False])
+    assert np.isneginf(result.exponents[-1])
+    assert np.isnan(result.standard_error[-1])
+    assert np.isfinite(result.half_difference)
+    spectrum = finite_time_spectrum(cell, params, xs[:300], [1, 300])
+    np.testing.assert_array_equal(spectrum.resolved.sum(axis=1), [5, 4])
+    assert np.isneginf(spectrum.log_singular_values[1, -1])
+
+
+def test_nan_stays_nan():
+    """Of a diverged network nothing is known, least of all that it is stable."""
+    cell = elman()
+    params = cell.init(KEY, D, 4, dtype=jnp.float64)
+    xs = noise(400).at[200, 0].set(jnp.nan)
+    result = lyapunov_spectrum(KEY, cell, params, xs, burn_in=0, tangent_burn_in=0)
+    assert not result.resolved.any()
+    for value in result._replace(resolved=jnp.nan, running=result.running[-1]):
+        assert np.isnan(value).all()
+    spectrum = finite_time_spectrum(cell, params, xs, [300])
+    assert np.isnan(spectrum.log_singular_values).all()
+    blocks = jacobian_product(lstm(), lstm().init(KEY, D, 3), xs.astype(jnp.float32), [300]).blocks
+    assert all(np.isnan(block).all() for block in blocks.values())
+
+
+def test_half_precision_is_refused_in_words():
+    cell = elman()
+    params = cell.init(KEY, D, 4, dtype=jnp.bfloat16)
+    with pytest.raises(TypeError, match="float32 or float64 parameters, got bfloat16"):
+        lyapunov_spectrum(KEY, cell, params, jnp.zeros((800, D), jnp.bfloat16))
+
+
+def test_a_network_that_keeps_every_norm_fills_its_space():
+    assert float(kaplan_yorke_dimension(jnp.zeros(3))) == 3
+    assert np.isnan(kaplan_yorke_dimension(jnp.array([jnp.nan, -1.0])))
+    assert np.isnan(kaplan_yorke_dimension(jnp.array([0.5, 0.1])))

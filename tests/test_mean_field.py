@@ -164,6 +164,32 @@ def test_critical_gain_has_chi_1(variance, activation):
     assert below.chi < 1 < vanilla(1.1 * gain, variance, activation=activation).chi
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_fields_outside_of_their_domain_are_nan(bad):
+    """A bisection ends anywhere: each of these had been a number."""
+    assert_allclose(jax.jit(theory.critical_gain)(bad), np.nan)
+    assert_allclose(vanilla(1.5, bad), np.nan)
+    assert_allclose(correlation(1.5, bad, 0.5), np.nan)
+    assert_allclose(correlation(1.5, 0.2, bad), np.nan)
+    assert_allclose(theory.mean_exponent(1.5, bad), np.nan)
+    minimal_rnn = jax.jit(theory.minimal_rnn_mean_field)
+    assert_allclose(minimal_rnn(1.0, bad, 1.0, 0.0), np.nan)
+    assert_allclose(minimal_rnn(1.0, 1.0, bad, 0.0), np.nan)
+    one_gate, ones = jnp.array([0.5, 0.5, bad, 0.5]), jnp.ones(4)
+    assert_allclose(lstm_field(ones, one_gate, ones), np.nan)
+    assert_allclose(gru_field(ones[:3], one_gate[:3], ones[:3], 0.0), np.nan)
+    if bad != -1:  # which is a gain and a bias like any other
+        assert_allclose(vanilla(bad, 0.0), np.nan)
+        assert_allclose(correlation(bad, 0.2, 0.5), np.nan)
+        assert_allclose(minimal_rnn(bad, 1.0, 1.0, 0.0), np.nan)
+        assert_allclose(minimal_rnn(1.0, 1.0, 1.0, bad), np.nan)
+        assert_allclose(lstm_field(one_gate, ones, ones), np.nan)
+        assert_allclose(lstm_field(ones, ones, one_gate), np.nan)
+        assert_allclose(gru_field(one_gate[:3], ones[:3], ones[:3], 0.0), np.nan)
+        assert_allclose(gru_field(ones[:3], ones[:3], one_gate[:3], 0.0), np.nan)
+        assert_allclose(gru_field(ones[:3], ones[:3], ones[:3], bad), np.nan)
+
+
 def test_critical_gain_is_that_of_the_scheme():
     scheme = schemes.critical(0.25, ensemble=schemes.identity)
     params = rnn_jax.elman().init(jax.random.key(0), 3, 4, scheme=scheme, dtype="float64")

@@ -110,6 +110,15 @@ def test_clipping_by_leaf_norm_repairs_nothing():
     assert_array_equal(clipped["zero"], 0)
 
 
+@pytest.mark.parametrize("bound", [np.nan, -1.0, 0.0, np.inf, jnp.array(jnp.nan), np.float32(-1)])
+def test_clipping_by_leaf_norm_refuses_a_bound(bound):
+    with pytest.raises(ValueError, match="clip_by_leaf_norm: max_norm must be finite and above 0"):
+        clip_by_leaf_norm(bound)
+    for other in ("1", None, np.ones(2)):
+        with pytest.raises(TypeError, match="clip_by_leaf_norm: max_norm must be a number"):
+            clip_by_leaf_norm(other)
+
+
 def test_clipping_by_leaf_norm_takes_a_schedule():
     schedule = lambda count: 1 / (1 + count.astype(jnp.float32))
     link = optax.inject_hyperparams(clip_by_leaf_norm)(max_norm=schedule)

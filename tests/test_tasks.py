@@ -53,6 +53,21 @@ def test_the_shortest_sequence_can_be_drawn(task):
     assert example.mask.all()
 
 
+@named
+def test_what_is_not_a_number_is_wrong(task):
+    """Also where the target is the class that an argmax takes for it."""
+    example = draw(task, 40, 48)
+    steps = jnp.zeros((40, 48, task.output_size))
+    np.testing.assert_array_equal(jax.vmap(task.error)(steps + jnp.nan, example), 1)
+    if task.output_size > 1:
+        # The right answer, but for a logit or all of them.
+        right = 100 * jax.nn.one_hot(example.target, task.output_size)
+        right = right if right.ndim == 3 else right[:, None] + steps
+        np.testing.assert_array_equal(jax.vmap(task.error)(right, example), 0)
+        spoilt = jnp.where(right > 0, jnp.nan, right)
+        np.testing.assert_array_equal(jax.vmap(task.error)(spoilt, example), 1)
+
+
 def test_adding_sums_the_two_marked_numbers():
     example = draw(tasks.adding(), 20_000, 31)
     values, markers = np.moveaxis(np.asarray(example.inputs), -1, 0)

@@ -537,6 +537,20 @@ def test_the_curse_of_memory_has_its_powers():
     np.testing.assert_allclose(lru.by_theta_log * 1e-12, 0.3**2 / 2, rtol=1e-5)
 
 
+def test_moments_outside_of_their_domain_are_nan():
+    for eigenvalue in (1.1, -1.0, 0.8 + 0.8j, np.nan, np.inf):
+        assert_allclose(theory.linear_moments(eigenvalue), np.nan)
+    for correlation in (1.2, -1.2, np.nan):
+        assert_allclose(theory.linear_moments(0.9, correlation), np.nan)
+        assert_allclose(theory.lru_moments(0.9, 0.1, correlation), np.nan)
+    for radius, phase in ((1.2, 0.1), (-0.5, 0.1), (np.nan, 0.1), (0.9, -0.1), (0.9, np.nan)):
+        assert_allclose(jax.jit(theory.lru_moments)(radius, phase), np.nan)
+    # Each of many on its own, and the domain includes its ends.
+    state, _ = theory.linear_moments(jnp.array([0.5, 1.5, -0.5]), jnp.array([1.0, 0.0, -1.0]))
+    assert np.isnan(state).tolist() == [False, True, False]
+    assert theory.lru_moments(0.9, 0.0).by_theta_log == 0
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.7, 1.0])
 def test_moments_of_an_lru_are_those_of_the_cell(correlation):
     """The derivatives of the cell's state by its parameters, summed over all pairs of inputs."""
@@ -565,7 +579,7 @@ def test_moments_of_an_lru_are_those_of_the_cell(correlation):
         np.testing.assert_allclose(measured, getattr(expected, f"by_{name}"), rtol=1e-10)
 
 
-@pytest.mark.parametrize("lag", [1, 2, 5, 20])
+@pytest.mark.parametrize("lag", [1, 2, 5, 20, 50])
 def test_the_fuss_catalan_law(lag):
     """Its moments are the Fuss-Catalan numbers, its edge the norm of a power."""
     law = theory.tied_singular_values(0.7, lag)
@@ -577,3 +591,40 @@ def test_the_fuss_catalan_law(lag):
         np.testing.assert_allclose(np.sum(weights * np.exp(moment * log_x)), number, rtol=1e-5)
     # The first point lies half a step inside the edge.
     np.testing.assert_allclose(law.log_value[0], theory.tied_spectral_norm(0.7, lag), atol=1e-4)
+
+
+@pytest.mark.parametrize("lag", [1, 50, 1000, 10_000])
+def test_the_fuss_catalan_law_from_end_to_end(lag):
+    """At every lag; per step it tends to the circular law, at the rate ln(lag) / lag."""
+    law = theory.tied_singular_values(0.7, lag)
+    position, per_step = np.asarray(law.position), np.asarray(law.log_value) / lag
+    assert np.all(np.diff(position) > 0)
+    assert np.all(np.diff(per_step) < 0)
+    assert 0 <= position[0] < 1e-6
+    assert 0.999 < position[-1] < 1
+    assert np.diff(position).max() < 0.005
+    assert_allclose(law.log_value[0], theory.tied_spectral_norm(0.7, lag), atol=1e-4)
+    if lag > 1:
+        inside = position < 0.9999
+        expected = theory.circular_law_exponent(0.7, position[inside])
+        assert_allclose(per_step[inside], expected, rtol=0, atol=np.log(200 * lag) / 2 / lag)
+    with jax.enable_x64(False):
+        narrow = theory.tied_singular_values(0.7, lag)
+    assert_allclose(narrow.position, position, rtol=1e-6)
+    assert_allclose(narrow.log_value, law.log_value, rtol=1e-6, atol=1e-6)
+
+
+def test_tied_singular_values_of_one_matrix_are_those_of_the_quarter_circle():
+    """Its distribution is known in closed form: sigma / g lies between 0 and 2."""
+    law = theory.tied_singular_values(1.0, 1)
+    sigma = np.exp(np.asarray(law.log_value))
+    below = (sigma * np.sqrt(4 - sigma**2) / 2 + 2 * np.arcsin(sigma / 2)) / np.pi
+    assert_allclose(law.position, 1 - below, atol=1e-12)
+
+
+@pytest.mark.parametrize(("lag", "error"), [(0, ValueError), (-2, ValueError), (1.5, TypeError)])
+def test_tied_singular_values_need_a_lag(lag, error):
+    with pytest.raises(error, match="lag must be"):
+        theory.tied_singular_values(1.0, lag)
+    with pytest.raises(ValueError, match="points must be at least 1, got 0"):
+        theory.tied_singular_values(1.0, 1, 0)

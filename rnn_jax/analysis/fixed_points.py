@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from rnn_jax.base import Cell, Params, State, check_positive, describe
+from rnn_jax.base import Cell, Params, State, check_number, check_positive, describe
 from rnn_jax.unroll import prepare
 
 _REACH = 3.0
@@ -32,8 +32,8 @@ class FixedPoints(NamedTuple):
       hits: (n,), how many of the candidates ended there.
       strayed: how many searches left the neighbourhood of the candidates, three times as far from
         their centre as the farthest of them. (Gates that saturate slow everything down out there.)
-      unconverged: how many searches had ended nowhere when the iterations were used up. Both are
-        left out of the points.
+      unconverged: how many searches had ended nowhere when the iterations were used up, or began at
+        a candidate whose square is not finite. Both are left out of the points.
     """
 
     states: State
@@ -74,8 +74,8 @@ def find_fixed_points(
       separation: points closer than this times 1 + ||s|| are one.
 
     Raises:
-      ValueError: for candidates that are not states of this cell with one leading axis, or as
-        `rnn_jax.unroll`.
+      ValueError: for candidates that are not states of this cell with one leading axis, for
+        numbers that are out of range, or as `rnn_jax.unroll`.
 
     References:
       Sussillo and Barak (2013), "Opening the black box", Neural Computation 25.
@@ -122,6 +122,9 @@ def bifurcation_scan(
     Returns:
       A list of v results.
 
+    Raises:
+      ValueError: for no values, or as `find_fixed_points`.
+
     >>> import jax.numpy as jnp, rnn_jax
     >>> scan = bifurcation_scan(
     ...     rnn_jax.elman("tanh"),
@@ -132,7 +135,7 @@ def bifurcation_scan(
     >>> [len(points.hits) for points in scan]
     [1, 3]
     """
-    params = [params_of(value) for value in jnp.asarray(values)]
+    params = [params_of(value) for value in _check_values(values)]
     return _search(cell, params, x, candidates, iterations, tolerance, separation)
 
 
@@ -159,8 +162,8 @@ def orbits(
       The states visited, leading axes (v, n, keep).
 
     Raises:
-      ValueError: for states that are not those of this cell with one leading axis, or as
-        `rnn_jax.unroll`.
+      ValueError: for no values, for states that are not those of this cell with one leading axis,
+        or as `rnn_jax.unroll`.
 
     >>> import jax.numpy as jnp, rnn_jax
     >>> visited = orbits(
@@ -175,7 +178,7 @@ def orbits(
     if transient < 0:
         raise ValueError(f"transient must not be negative, got {transient}")
     check_positive("keep", keep)
-    values = jnp.asarray(values)
+    values = _check_values(values)
     states = _check_states("states", cell, params_of(values[0]), x, states)
 
     def settle(value: jax.Array, state: State) -> State:
@@ -238,6 +241,14 @@ def _check_states(name: str, cell: Cell, params: Params, x: jax.Array, states: S
     return states
 
 
+def _check_values(values: jax.Array) -> jax.Array:
+    """The values as an array, if they have a leading axis and are at least one."""
+    values = jnp.asarray(values)
+    if not values.ndim or not len(values):
+        raise ValueError(f"values must have a leading axis that is not empty, got {values.shape}")
+    return values
+
+
 class _Search(NamedTuple):
     """One candidate under way: half its squared speed with two derivatives, and the damping."""
 
@@ -269,10 +280,13 @@ def _minimise(
     flat = jax.vmap(lambda state: ravel_pytree(state)[0])(candidates)
     eye = jnp.eye(flat.shape[1], dtype=flat.dtype)
     flatness = float(jnp.finfo(flat.dtype).eps) ** 0.5
-    centre = flat.mean(axis=0)
-    radius = 1 + jnp.max(jnp.linalg.norm(flat - centre[None], axis=1))
+    # One bad candidate must not spoil what all the others are measured by.
+    finite = jnp.isfinite(jnp.sum(flat**2, axis=1))
+    centre = flat.mean(axis=0, where=finite[:, None])
+    distances = jnp.linalg.norm(flat - centre[None], axis=1)
+    radius = 1 + jnp.max(distances, where=finite, initial=0)
 
-    def search(params: Params, start: jax.Array) -> tuple[jax.Array, ...]:
+    def search(params: Params, start: jax.Array, finite: jax.Array) -> tuple[jax.Array, ...]:
         step = _map(cell, params, x)
         onward = lambda point: ravel_pytree(step(unravel(point)))[0]
         square = jax.value_and_grad(lambda point: jnp.sum((onward(point) - point) ** 2) / 2)
@@ -293,7 +307,7 @@ def _minimise(
 
         def goes_on(now: _Search) -> jax.Array:
             ended = at_rest(now) | at_minimum(now) | strayed(now)
-            return ~ended & (now.number < iterations)
+            return finite & ~ended & (now.number < iterations)
 
         def improve(now: _Search) -> _Search:
             move = jnp.linalg.solve(now.curvature + now.damping * eye, -now.slope)
@@ -318,10 +332,11 @@ def _minimise(
             jacobian,
             at_rest(end) & ~strayed(end),
             at_minimum(end) & ~strayed(end),
-            strayed(end),
+            strayed(end) & finite,
         )
 
-    return jax.vmap(jax.vmap(search, (None, 0)), (0, None))(params, flat)
+    each = jax.vmap(jax.vmap(search, (None, 0, 0)), (0, None, None))
+    return each(params, flat, finite)
 
 
 def _speed(now: _Search) -> jax.Array:
@@ -338,6 +353,9 @@ def _search(
     separation: float,
 ) -> list[FixedPoints]:
     check_positive("iterations", iterations)
+    check_number("separation", separation)
+    if tolerance is not None:
+        check_number("tolerance", tolerance)
     x = jnp.asarray(x)
     candidates = _check_states("candidates", cell, params[0], x, candidates)
     dtype = jnp.result_type(*jax.tree.leaves(candidates))

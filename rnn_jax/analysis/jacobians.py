@@ -1,6 +1,5 @@
 """Jacobians of one step and of many, their singular values in log space."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -22,9 +21,9 @@ class FiniteTimeSpectrum(NamedTuple):
     Attributes:
       lags: (n,), as asked for.
       log_singular_values: (n, S), descending; -inf where not ``resolved``.
-      resolved: (n, S) booleans. False for zeros, and for what cannot be told from them: a step
-        leaves rounding errors of S * eps beside the largest direction, so that exactly singular
-        Jacobians (an LSTM at rest, dead ReLUs) show as powers of that.
+      resolved: (n, S) booleans. False for zeros, and for directions that cannot be told from
+        rounding errors in one of a hundred steps or more: singular Jacobians (an LSTM at rest,
+        dead ReLUs) have such directions.
       log_frobenius: (n,), ln ||J||_F; less ln(S) / 2 it is what mean-field theory predicts.
       log_condition: (n,), ln(sigma_1 / sigma_S); infinite if one is not resolved.
       stable_rank: (n,), ||J||_F**2 / sigma_1**2, between 1 and S.
@@ -142,7 +141,7 @@ def jacobian_product(
     def log_values(block: jax.Array, floor: jax.Array | None = None) -> jax.Array:
         values = lax.map(lambda one: jnp.linalg.svd(one, compute_uv=False), block)
         if floor is not None:
-            values = jnp.where(values > floor[:, None], values, 0)
+            values = jnp.where(values <= floor[:, None], 0, values)  # and NaN stays
         return jnp.log(values) + shift[:, None]
 
     names = part_slices(along.first)
@@ -201,23 +200,30 @@ def finite_time_spectrum(
     along = Linearised(cell, params, xs, state, mask, reset)
     wanted = _check_lags(lags, along.length)
 
+    rounding = numerics.rounding_floor(along.size, along.dtype)
+
     def back(carry: _Carry, step: PyTree) -> _Carry:
         # J_t^T Q = Q' R, and R D T = D' (D'^-1 R D) T.
         pulled = jax.vmap(along.vjp(step), in_axes=1, out_axes=1)(carry.orthogonal)
         orthogonal, triangular = numerics.positive_qr(pulled)
-        return _Carry(orthogonal, numerics.absorb(triangular, carry.graded))
+        growth = jnp.log(jnp.diagonal(triangular))
+        lost = carry.lost + (growth < jnp.max(growth) + rounding).astype(jnp.int32)
+        return _Carry(orthogonal, numerics.absorb(triangular, carry.graded), lost)
 
     # Any frame serves. From a random one every direction is found in the order of its growth; the
     # axes stay apart where Jacobians are block triangular, as those of a stack.
     frame = jax.random.orthogonal(jax.random.key(0), along.size).astype(along.dtype)
-    start = _Carry(frame, numerics.graded_identity(along.size, along.dtype))
-    graded = _at_lags(back, start, along.steps, wanted).graded
+    none = jnp.zeros(along.size, jnp.int32)
+    start = _Carry(frame, numerics.graded_identity(along.size, along.dtype), none)
+    _, graded, lost = _at_lags(back, start, along.steps, wanted)
     # One after another: batched factorisations of two devices of a CPU can wait for each other.
     log_values, converged = lax.map(numerics.log_singular_values, graded)
-    floor = np.maximum(wanted, 1) * math.log(along.size * float(jnp.finfo(along.dtype).eps))
-    above = log_values >= log_values[:, :1] + jnp.asarray(floor, log_values.dtype)[:, None]
-    resolved = above & jnp.isfinite(log_values)
-    log_values = jnp.where(resolved | jnp.isnan(log_values), log_values, -jnp.inf)
+    # As many values as directions were lost, and these are the smallest.
+    limit = np.ceil(numerics.LOST * wanted).clip(1).astype(np.int32)
+    number = jnp.sum(lost >= limit[:, None], axis=1, keepdims=True, dtype=jnp.int32)
+    kept = jnp.arange(along.size, dtype=jnp.int32)[None, :] < along.size - number
+    resolved = kept & jnp.isfinite(log_values)
+    log_values = jnp.where(kept | jnp.isnan(log_values), log_values, -jnp.inf)
     log_frobenius = jax.nn.logsumexp(2 * log_values, axis=1) / 2
     return FiniteTimeSpectrum(
         jnp.array(wanted),
@@ -233,6 +239,8 @@ def finite_time_spectrum(
 class _Carry(NamedTuple):
     orthogonal: jax.Array
     graded: Graded
+    lost: jax.Array
+    """At how many steps a direction was at the rounding floor."""
 
 
 class Linearised:

@@ -1,5 +1,6 @@
 """The Lyapunov spectrum of a driven recurrent network."""
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -17,16 +18,18 @@ from rnn_jax.unroll import unroll
 class LyapunovResult(NamedTuple):
     """The spectrum, in nats per step, and how far to trust it.
 
+    A network that diverges, or a NaN in its input, makes everything NaN but ``resolved``.
+
     Attributes:
       exponents: (m,), lambda_1 >= ... >= lambda_m, as the orthogonalisation finds them; -inf
         where the floor was hit (see ``resolved``).
-      standard_error: (m,), of each mean over time, from 16 blocks in time: correlations longer
-        than a block are not seen.
+      standard_error: (m,), of each mean over time, from 16 blocks in time of (nearly) equal length:
+        correlations longer than a block are not seen. NaN where not resolved.
       running: (n, m), the mean up to each orthonormalisation.
       half_difference: (), the root-mean-square difference of the spectra of the two halves of the
         time measured, over the resolved exponents.
-      resolved: (m,) booleans. False where a direction shrinks by more, between two
-        orthogonalisations, than the number format resolves beside the largest one: exactly
+      resolved: (m,) booleans. False where a direction cannot be told from rounding errors beside
+        the largest one in more than one of a hundred factorisations, or is exactly zero in any:
         singular Jacobians (an LSTM at rest, dead ReLUs) have such directions.
       kaplan_yorke: (), the dimension k + (lambda_1 + ... + lambda_k) / |lambda_{k+1}| with the
         largest k whose sum is not negative; NaN if all m exponents sum to more than zero, and so
@@ -63,15 +66,16 @@ def lyapunov_spectrum(
     ``xs``. Zero inputs, ``jnp.zeros((T, D))``, give those of the autonomous network.
 
     Most of the factorisations are V = L U with partial pivoting, which takes a third of the time,
-    and some 32 of a run are V = Q R. That changes nothing but rounding: the columns of L span what
-    those of V do, so the R of the whole product, which is unique, is that of the next Q R times the
-    U before it. It needs a number of rounds (steps / every) with divisors: of a prime number all
-    factorisations are Q R.
+    and at least 32 of a run are V = Q R. That changes nothing but rounding: the columns of L span
+    what those of V do, so the R of the whole product, which is unique, is that of the next Q R
+    times the U before it. It needs numbers of steps (burnt in and measured) with a divisor in
+    common: where they have none, all factorisations are Q R.
 
     Args:
       key: for the first frame.
       cell, params, state: as in `rnn_jax.unroll`.
-      xs: the inputs (T, D); T = burn_in + tangent_burn_in + the steps measured.
+      xs: the inputs (T, D); T = burn_in + tangent_burn_in + the steps measured. What does not fill
+        ``every`` steps at the end is left out.
       count: m, by default S, the whole spectrum.
       burn_in: steps after which the state is taken to have forgotten where it began.
       tangent_burn_in: further steps after which the frame has turned into the right directions.
@@ -97,16 +101,14 @@ def lyapunov_spectrum(
     [1.0, 1.0, 1.0, 1.0]
     """
     every = check_positive("every", every)
-    if burn_in < 0 or tangent_burn_in < 0:
-        raise ValueError(
-            f"burn_in and tangent_burn_in must not be negative, got {burn_in}, {tangent_burn_in}"
-        )
+    burn_in = check_positive("burn_in", burn_in, zero=True)
+    tangent_burn_in = check_positive("tangent_burn_in", tangent_burn_in, zero=True)
     if burn_in:
         state, _ = unroll(cell, params, _steps(xs, slice(burn_in)), state=state)
     along = Linearised(cell, params, _steps(xs, slice(burn_in, None)), state)
-    warm = tangent_burn_in // every
-    rounds = along.length // every
-    if rounds - warm < 2 * _BLOCKS:
+    warm = -(-tangent_burn_in // every)
+    measured = along.length // every - warm
+    if measured < 2 * _BLOCKS:
         raise ValueError(
             f"xs: after {burn_in} + {tangent_burn_in} steps of burn-in at least "
             f"{2 * _BLOCKS * every} must remain, got {max(0, along.length - tangent_burn_in)}"
@@ -120,29 +122,36 @@ def lyapunov_spectrum(
         one = lambda frame, step: (jax.vmap(along.jvp(step))(frame), None)
         return lax.scan(one, frame, steps)[0]
 
-    def triangularise(frame: jax.Array, steps: tuple) -> tuple[jax.Array, jax.Array]:
+    floor = numerics.rounding_floor(along.size, along.dtype)
+
+    def grown(triangular: jax.Array) -> tuple[jax.Array, jax.Array]:
+        growth = jnp.log(jnp.abs(jnp.diagonal(triangular)))
+        return growth, (growth < growth[0] + floor).astype(growth.dtype)
+
+    def triangularise(frame: jax.Array, steps: tuple) -> tuple[jax.Array, tuple]:
         frame, triangular = _pivoted_lu(push(frame, steps).T)
-        return frame.T, jnp.log(jnp.abs(jnp.diagonal(triangular)))
+        return frame.T, grown(triangular)
 
-    def orthonormalise(frame: jax.Array, group: tuple) -> tuple[jax.Array, jax.Array]:
-        growth = jnp.zeros((0, count), frame.dtype)
+    def orthonormalise(frame: jax.Array, group: tuple) -> tuple[jax.Array, tuple]:
+        before = (jnp.zeros((0, count), frame.dtype),) * 2
         if size > 1:
-            frame, growth = lax.scan(triangularise, frame, _steps(group, slice(size - 1)))
+            frame, before = lax.scan(triangularise, frame, _steps(group, slice(size - 1)))
         frame, triangular = numerics.positive_qr(push(frame, _steps(group, -1)).T)
-        growth = jnp.sum(growth, axis=0) + jnp.log(jnp.diagonal(triangular))
-        return frame.T, growth / size
+        mean = lambda many, last: (jnp.sum(many, axis=0) + last) / size
+        return frame.T, jax.tree.map(mean, before, grown(triangular))
 
-    # Rounds of so many steps in groups of equal size, none of those measured left out.
-    measured = rounds - warm
-    size = max(n for n in range(1, measured // (2 * _BLOCKS) + 1) if measured % n == 0)
-    groups = rounds // size
-    used = slice((rounds - groups * size) * every, rounds * every)
+    # Rounds of so many steps, in groups of equal size, the last of each a QR.
+    size = max(
+        n for n in range(1, measured // (2 * _BLOCKS) + 1) if measured % n == 0 and warm % n == 0
+    )
+    groups = (warm + measured) // size
     steps = jax.tree.map(
-        lambda leaf: leaf[used].reshape(groups, size, every, *leaf.shape[1:]), along.steps
+        lambda leaf: leaf[: groups * size * every].reshape(groups, size, every, *leaf.shape[1:]),
+        along.steps,
     )
     frame, _ = numerics.positive_qr(jax.random.normal(key, (along.size, count), along.dtype))
-    _, growth = lax.scan(orthonormalise, frame.T, steps)
-    return _result(growth[groups - measured // size :], every)
+    _, (growth, lost) = lax.scan(orthonormalise, frame.T, steps)
+    return _result(growth[warm // size :], lost[warm // size :], every)
 
 
 def _pivoted_lu(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -160,26 +169,30 @@ def _steps(tree: PyTree, some: slice | int) -> PyTree:
 _BLOCKS = 16
 
 
-def _result(growth: jax.Array, every: int) -> LyapunovResult:
-    """The statistics of ln R_ii, (n, m), each a mean over rounds of so many steps."""
-    rounds, count = growth.shape
-    # A direction that is lost among the rounding of the first is never nearer to it than eps.
-    floor = math.log(count * float(jnp.finfo(growth.dtype).eps)) + 2
-    lost = jnp.mean(growth - growth[:, :1], axis=0) < floor
-    resolved = jnp.isfinite(growth).all(axis=0) & ~lost
-    rates = jnp.where(resolved[None, :], growth, 0) / every
-    mean = jnp.where(resolved, rates.mean(axis=0), -jnp.inf)
+def _result(growth: jax.Array, lost: jax.Array, every: int) -> LyapunovResult:
+    """The statistics of ln R_ii, (n, m), each a mean over rounds of so many steps.
 
-    size = rounds // _BLOCKS
-    blocks = rates[: size * _BLOCKS].reshape(_BLOCKS, size, count).mean(axis=1)
-    halves = jnp.stack([rates[: rounds // 2].mean(axis=0), rates[-(rounds // 2) :].mean(axis=0)])
-    number = jnp.maximum(jnp.sum(resolved.astype(rates.dtype)), 1)
-    counts = jnp.arange(1, rounds + 1, dtype=rates.dtype)[:, None]
+    ``lost`` is the share of these rounds in which a direction was at the rounding floor.
+    """
+    groups = len(growth)
+    zero = (lost.mean(axis=0) > numerics.LOST) | jnp.isneginf(growth).any(axis=0)
+    rates = jnp.where(zero[None, :] & ~jnp.isnan(growth), -jnp.inf, growth / every)
+    total = jnp.cumsum(rates, axis=0)
+    mean = total[-1] / groups
+    resolved = jnp.isfinite(mean)
+
+    ends = np.linspace(0, groups, _BLOCKS + 1).round().astype(int)
+    blocks = jnp.stack([rates[a:b].mean(axis=0) for a, b in itertools.pairwise(ends)])
+    spread = jnp.where(resolved[None, :], blocks, jnp.nan).std(axis=0, ddof=1)
+    half = groups // 2
+    change = rates[:half].mean(axis=0) - rates[-half:].mean(axis=0)
+    change = jnp.where(jnp.isneginf(mean), 0, change)
+    number = jnp.maximum(jnp.sum(~jnp.isneginf(mean), dtype=jnp.int32), 1).astype(rates.dtype)
     return LyapunovResult(
         exponents=mean,
-        standard_error=blocks.std(axis=0, ddof=1) / _BLOCKS**0.5,
-        running=jnp.where(resolved[None, :], jnp.cumsum(rates, axis=0) / counts, -jnp.inf),
-        half_difference=jnp.sqrt(jnp.sum((halves[0] - halves[1]) ** 2) / number),
+        standard_error=spread / _BLOCKS**0.5,
+        running=total / jnp.arange(1, groups + 1, dtype=rates.dtype)[:, None],
+        half_difference=jnp.sqrt(jnp.sum(change**2) / number),
         resolved=resolved,
         kaplan_yorke=kaplan_yorke_dimension(mean),
         entropy_rate=jnp.sum(jnp.maximum(mean, 0)),
@@ -190,7 +203,7 @@ def kaplan_yorke_dimension(exponents: jax.Array) -> jax.Array:
     """k + (lambda_1 + ... + lambda_k) / |lambda_{k+1}|, k the last with a sum of at least 0.
 
     0 for a system that contracts in every direction, NaN if the sum of all the exponents given is
-    still positive. Kaplan and Yorke (1979), doi:10.1007/BFb0064319.
+    still positive, or one of them is NaN. Kaplan and Yorke (1979), doi:10.1007/BFb0064319.
 
     >>> round(float(kaplan_yorke_dimension(jnp.array([0.5, 0.0, -1.0, -2.0]))), 3)
     2.5
@@ -202,7 +215,9 @@ def kaplan_yorke_dimension(exponents: jax.Array) -> jax.Array:
     surplus = jnp.where(k > 0, sums[jnp.maximum(k - 1, 0)], 0)
     part = surplus / jnp.abs(exponents[jnp.minimum(k, count - 1)])
     dimension = jnp.where(k == 0, 0, k.astype(part.dtype) + part)
-    return jnp.where(k == count, jnp.nan, dimension)
+    whole = jnp.where(sums[-1] == 0, count, jnp.nan)
+    dimension = jnp.where(k == count, whole.astype(part.dtype), dimension)
+    return jnp.where(jnp.isnan(sums[-1]), jnp.nan, dimension)
 
 
 def orthonormalisation_interval(exponents: jax.Array, dtype: jnp.dtype = jnp.float32) -> int:

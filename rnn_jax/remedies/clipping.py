@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rnn_jax import numerics
@@ -29,7 +30,11 @@ def clip_by_leaf_norm(max_norm: jax.typing.ArrayLike) -> optax.GradientTransform
     becomes NaN.
 
     Args:
-      max_norm: the largest norm that a leaf may have; may be traced.
+      max_norm: the largest norm that a leaf may have, above 0. It may be traced, and cannot be
+        checked then.
+
+    Raises:
+      TypeError, ValueError: for a bound that is no finite number above 0.
 
     >>> import jax.numpy as jnp
     >>> gradient = {"a": jnp.array([3e30, 4e30]), "b": jnp.array([0.5])}
@@ -37,6 +42,9 @@ def clip_by_leaf_norm(max_norm: jax.typing.ArrayLike) -> optax.GradientTransform
     >>> {name: [round(float(entry), 4) for entry in leaf] for name, leaf in clipped.items()}
     {'a': [0.6, 0.8], 'b': [0.5]}
     """
+    if not isinstance(max_norm, jax.core.Tracer):
+        number = np.asarray(max_norm).tolist()
+        check_number("clip_by_leaf_norm: max_norm", number, zero=False)
     clip = functools.partial(_clip_norm, max_norm=max_norm)
     return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
 

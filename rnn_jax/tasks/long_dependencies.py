@@ -55,7 +55,8 @@ def adding() -> Task:
         return jnp.square(at_end(outputs, example.mask)[0] - example.target.astype(outputs.dtype))
 
     def error(outputs: jax.Array, example: Example) -> jax.Array:
-        return (loss(outputs, example) >= 0.04**2).astype(outputs.dtype)
+        # Not >=, by which NaN would be right.
+        return (~(loss(outputs, example) < 0.04**2)).astype(outputs.dtype)
 
     return Task("adding", 2, 1, sample, loss, error, lambda length: 1 / 6, shortest)
 

@@ -45,7 +45,7 @@ class Task:
       input_size, output_size: D and O of the network.
       sample: `SampleFn`.
       loss: (outputs (T, O), Example) -> (), in nats or squared units of the target.
-      error: (outputs (T, O), Example) -> (), the share of answers that are wrong.
+      error: (outputs (T, O), Example) -> (), the share of answers that are wrong, NaN among them.
       baseline: length -> the expected loss of the best answer that remembers nothing.
       shortest: the length below which there is no sequence.
     """
@@ -77,8 +77,7 @@ def class_at_end_loss(outputs: jax.Array, example: Example) -> jax.Array:
 
 def class_at_end_error(outputs: jax.Array, example: Example) -> jax.Array:
     """1 where another class than the target has the largest logit at the end, else 0."""
-    wrong = _most_likely(at_end(outputs, example.mask), example) != example.target
-    return wrong.astype(outputs.dtype)
+    return _wrong(at_end(outputs, example.mask), example).astype(outputs.dtype)
 
 
 def classes_loss(outputs: jax.Array, example: Example) -> jax.Array:
@@ -89,12 +88,14 @@ def classes_loss(outputs: jax.Array, example: Example) -> jax.Array:
 
 def classes_error(outputs: jax.Array, example: Example) -> jax.Array:
     """The share of valid steps at which another class than the target has the largest logit."""
-    wrong = _most_likely(outputs, example) != example.target
-    return jnp.mean(wrong.astype(outputs.dtype), where=example.mask)
+    wrong = _wrong(outputs, example).astype(outputs.dtype)
+    return jnp.mean(wrong, where=example.mask)
 
 
-def _most_likely(logits: jax.Array, example: Example) -> jax.Array:
-    return jnp.argmax(logits, axis=-1).astype(example.target.dtype)
+def _wrong(logits: jax.Array, example: Example) -> jax.Array:
+    """Whether the largest logit is not the target's; argmax takes NaN for the largest."""
+    most_likely = jnp.argmax(logits, axis=-1).astype(example.target.dtype)
+    return (most_likely != example.target) | jnp.any(jnp.isnan(logits), axis=-1)
 
 
 def padding(name: str, steps: int, length: jax.typing.ArrayLike | None, shortest: int) -> jax.Array:

@@ -15,7 +15,8 @@ Inputs are white (independent over time), of mean zero. Gradients: E ||dL/ds_t||
 factor chi at every step backwards, ln(chi) / 2 nats of the norm.
 
 Gains, input variances and biases are one number for all gates, or one per gate in the order in
-which the cell packs them.
+which the cell packs them. Outside of finite gains and biases and finite variances of 0 or more
+both results are NaN.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,7 @@ import numpy as np
 from jax.nn import sigmoid
 from jax.typing import ArrayLike
 
+from rnn_jax.theory.domain import nan_outside, proper
 from rnn_jax.theory.mean_field import gaussian_mean, gaussian_nodes
 from rnn_jax.theory.roots import falling_root
 
@@ -80,7 +82,8 @@ def minimal_rnn_mean_field(
     q = falling_root(excess, 0.0, r)  # h is a mixture of past z
     kept = mean(lambda a: sigmoid(a) ** 2, q)
     slope = mean(lambda a: (sigmoid(a) * sigmoid(-a)) ** 2, q)
-    return GatedMeanField(q, kept + squared_gain * (q + r) * slope)
+    field = GatedMeanField(q, kept + squared_gain * (q + r) * slope)
+    return nan_outside(proper(r) & proper(v, squared_gain, bias), field)
 
 
 def gru_mean_field(
@@ -132,7 +135,7 @@ def gru_mean_field(
     n = candidate(q, squared_gain, v, b, b_hn)
     distance = q + n.square - 2 * n.mean**2  # E h is E n
     chi = (1 - z.lost) + squared_gain[1] * distance * z.slope + z.opened * n.growth
-    return GatedMeanField(q, chi)
+    return nan_outside(proper(v, squared_gain, b, b_hn), GatedMeanField(q, chi))
 
 
 def lstm_mean_field(
@@ -184,7 +187,8 @@ def lstm_mean_field(
     # The memory alone has E f^2, and nothing more than the sum of all that there is.
     alone = memory.kept[0, 0].real
     most = alone + memory.written[0].real + memory.by_output
-    return GatedMeanField(p, falling_root(surplus, alone, most))
+    field = GatedMeanField(p, falling_root(surplus, alone, most))
+    return nan_outside(proper(v, squared_gain, b), field)
 
 
 _NODES = 41

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rnn_jax.theory.domain import nan_outside, proper
 from rnn_jax.theory.roots import falling_root
 
 _POINTS = 401
@@ -99,7 +100,7 @@ def vanilla_mean_field(
     Lyapunov exponent.
 
     At a large gain without input chi tends to 4 g / (3 sqrt(2 pi)): ever fewer units do not
-    saturate, and these ever faster.
+    saturate, and these ever faster. NaN outside of finite g and 0 <= v < inf.
 
     Args:
       gain: g, with U_ij ~ N(0, g^2 / H) or U = g times orthogonal.
@@ -125,7 +126,8 @@ def vanilla_mean_field(
     # phi**2 is at most 1, so the root lies below g**2 + v; without input 0 is another, unstable
     # above the onset of chaos, which the bisection leaves alone.
     variance = falling_root(excess, 0.0, squared_gain + v)
-    return MeanField(variance, squared_gain * gaussian_mean(lambda u: slope(u) ** 2, variance))
+    chi = squared_gain * gaussian_mean(lambda u: slope(u) ** 2, variance)
+    return nan_outside(proper(v, squared_gain), MeanField(variance, chi))
 
 
 def mean_exponent(
@@ -159,7 +161,7 @@ def critical_gain(
     q = E phi(u)^2 / E phi'(u)^2 + v,    g^2 = 1 / E phi'(u)^2,    u = sqrt(q) z
 
     Below it gradients vanish, above they explode. The more input, the larger it is, since what
-    saturates has to be made up for.
+    saturates has to be made up for. NaN outside of 0 <= v < inf.
 
     Args:
       input_variance, activation: as in `vanilla_mean_field`.
@@ -185,7 +187,8 @@ def critical_gain(
     # At rest q = 0 may be a triple root, which rounding would spread.
     zero = jnp.zeros_like(v)
     rests = (v == 0) & (activation(zero) == 0)
-    return jnp.where(rests, 1 / jnp.abs(slope(zero)), jnp.sqrt(squared_gain(q)))
+    gain = jnp.where(rests, 1 / jnp.abs(slope(zero)), jnp.sqrt(squared_gain(q)))
+    return nan_outside(proper(v), gain)
 
 
 def correlation_fixed_point(
@@ -202,7 +205,8 @@ def correlation_fixed_point(
     root is meant. With the same input (rho = 1) it is c = 1, where chi_c is chi, as long as
     chi <= 1; a chaotic network parts the copies, c < 1. With different inputs chi_c < 1 says for
     how long the state still tells of an early input: Chen, Pennington and Schoenholz find networks
-    trainable on sequences of a few memory times.
+    trainable on sequences of a few memory times. NaN outside of finite g, 0 <= v < inf and
+    0 <= rho <= 1.
 
     Args:
       gain, input_variance, activation: as in `vanilla_mean_field`.
@@ -232,7 +236,8 @@ def correlation_fixed_point(
 
     c = falling_root(excess, 0.0, 1.0)
     chi = squared_gain * product_mean(slope, c)
-    return Correlation(c, chi, -1 / jnp.log(chi))
+    inside = proper(v, squared_gain) & (rho >= 0) & (rho <= 1)
+    return nan_outside(inside, Correlation(c, chi, -1 / jnp.log(chi)))
 
 
 def _log_slope(activation: Activation) -> Activation:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlogy
 
+from rnn_jax.base import check_positive
+
 
 def tied_spectral_norm(gain: jax.typing.ArrayLike, lag: jax.typing.ArrayLike) -> jax.Array:
     """ln of the limit of ||W^k||_2 for W_ij ~ N(0, g^2 / N), N to infinity.
@@ -41,13 +43,18 @@ def tied_singular_values(gain: jax.typing.ArrayLike, lag: int, points: int = 400
 
     x = sin((k + 1) t)^(k + 1) / (sin(t) sin(k t)^k)
     density(x) = sin(t)^2 sin(k t)^(k - 1) / (pi sin((k + 1) t)^k)
+    position(t) = ((k + 1) t - k sin((k + 1) t) sin(t) / sin(k t)) / pi
 
-    At t = 0 lies `tied_spectral_norm`; for large k, ln(sigma) / k is `circular_law_exponent`.
+    the last being the integral of the density from x to its edge. At t = 0 lies
+    `tied_spectral_norm`; for large k, ln(sigma) / k is `circular_law_exponent`.
 
     Args:
       gain: g.
       lag: k, 1 or more.
-      points: how many values of t.
+      points: how many values of t, dense towards both ends of the law.
+
+    Raises:
+      TypeError, ValueError: for a lag or points that are no integers of at least 1.
 
     References:
       Forrester and Liu (2015), "Raney distributions and random matrix theory", Journal of
@@ -57,16 +64,22 @@ def tied_singular_values(gain: jax.typing.ArrayLike, lag: int, points: int = 400
     >>> [round(float(jnp.interp(share, *law)), 2) for share in (0.0, 0.5, 0.9)]
     [0.69, -0.21, -1.85]
     """
-    k = lag
-    t = jnp.pi / (k + 1) * (jnp.arange(points, dtype=float) + 0.5) / points
-    tops = jnp.sin((k + 1) * t)
-    log_x = (k + 1) * jnp.log(tops) - jnp.log(jnp.sin(t)) - k * jnp.log(jnp.sin(k * t))
-    slope = (k + 1) ** 2 / jnp.tan((k + 1) * t) - 1 / jnp.tan(t) - k**2 / jnp.tan(k * t)
-    # The share of x between two points: density(x) x dln(x)/dt, which is of order one throughout.
-    share = -slope * jnp.sin(t) * tops / (jnp.pi * jnp.sin(k * t))
-    above = jnp.cumsum(share) - share / 2
+    k, points = check_positive("lag", lag), check_positive("points", points)
+    # On the host, as only the gain may be traced: float64 resolves both ends.
+    phi = np.pi / 2 * (np.arange(points) + 0.5) / points
+    # With rest = pi - (k + 1) t the position is about pi / (pi + k rest): a grid that is even in t
+    # ends before 1, the further the larger k. Even in the position it would lack the edge, so the
+    # factor lies halfway, and the squares make it dense at both ends.
+    opened, closed = (k + 1) ** 0.5 * np.sin(phi) ** 2, np.cos(phi) ** 2
+    turn, rest = np.pi * opened / (opened + closed), np.pi * closed / (opened + closed)
+    t = turn / (k + 1)
+    # Sines are taken of small angles: near pi they would lose their digits.
+    top, under = np.sin(np.minimum(turn, rest)), np.sin(np.minimum(k * t, rest + t))
+    sine = np.sin(t)
+    position = (turn - k * top * sine / under) / np.pi
+    log_x = (k + 1) * np.log(top) - np.log(sine) - k * np.log(under)
     log_gain = jnp.log(jnp.asarray(gain, float))
-    return SingularLaw(above * jnp.pi / ((k + 1) * points), k * log_gain + log_x / 2)
+    return SingularLaw(jnp.asarray(position, float), k * log_gain + jnp.asarray(log_x / 2, float))
 
 
 def untied_typical_rate(gain: jax.typing.ArrayLike, size: jax.typing.ArrayLike) -> jax.Array:

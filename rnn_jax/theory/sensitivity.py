@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from rnn_jax.theory.domain import nan_outside
+
 
 class LinearMoments(NamedTuple):
     """Mean squares in the stationary state.
@@ -45,7 +47,7 @@ def linear_moments(eigenvalue: ArrayLike, correlation: ArrayLike = 0.0) -> Linea
 
     Gradients by the state never exceed 1 here. Yet as |lam| tends to 1 the state grows and its
     sensitivity grows faster: for white inputs as (1 - |lam|)^-1 and (1 - |lam|)^-3, for constant
-    ones and lam > 0 as (1 - lam)^-2 and (1 - lam)^-4.
+    ones and lam > 0 as (1 - lam)^-2 and (1 - lam)^-4. NaN outside of |lam| < 1 and |rho| <= 1.
 
     Args:
       eigenvalue: lam, real or complex, |lam| < 1.
@@ -76,11 +78,12 @@ def lru_moments(radius: ArrayLike, phase: ArrayLike, correlation: ArrayLike = 0.
 
     with h of `linear_moments`; gamma is held, a parameter of its own. For white inputs the state's
     mean square is 1, and that of its derivative by nu_log tends to 1/2 as |lam| tends to 1. Phases
-    stay cursed: by theta_log it grows as theta^2 (1 - |lam|)^-2 / 2.
+    stay cursed: by theta_log it grows as theta^2 (1 - |lam|)^-2 / 2. NaN outside of 0 < |lam| < 1,
+    theta >= 0 and |rho| <= 1.
 
     Args:
       radius: |lam|, 0 < |lam| < 1.
-      phase: theta, above 0.
+      phase: theta, 0 or more.
       correlation: as in `linear_moments`; all three broadcast.
 
     References:
@@ -93,9 +96,9 @@ def lru_moments(radius: ArrayLike, phase: ArrayLike, correlation: ArrayLike = 0.
     moments = _moments(radius, theta, jnp.asarray(correlation, float))
     gain = (1 - radius) * (1 + radius)
     sensitivity = gain * radius**2 * moments.sensitivity
-    return LRUMoments(
-        gain * moments.state, sensitivity * jnp.log(radius) ** 2, sensitivity * theta**2
-    )
+    by_nu_log, by_theta_log = sensitivity * jnp.log(radius) ** 2, sensitivity * theta**2
+    lru = LRUMoments(gain * moments.state, by_nu_log, by_theta_log)
+    return nan_outside((radius > 0) & (theta >= 0), lru)
 
 
 def _moments(radius: jax.Array, phase: jax.Array, rho: jax.Array) -> LinearMoments:
@@ -111,4 +114,5 @@ def _moments(radius: jax.Array, phase: jax.Array, rho: jax.Array) -> LinearMomen
     turned_imag = rho * sine / across
     # C over one denominator: at rho = 1 its two terms cancel.
     curvature = (1 - rho**2) * (1 - (rho * radius**2) ** 2) / (forgets * echoes) ** 2
-    return LinearMoments(state, state * (curvature + turned_real**2 + turned_imag**2))
+    moments = LinearMoments(state, state * (curvature + turned_real**2 + turned_imag**2))
+    return nan_outside((radius < 1) & (jnp.abs(rho) <= 1), moments)

@@ -65,8 +65,8 @@ def lyapunov_spectrum(
     the system driven by these inputs (conditional exponents): for different frames to agree, keep
     ``xs``. Zero inputs, ``jnp.zeros((T, D))``, give those of the autonomous network.
 
-    Most of the factorisations are V = L U with partial pivoting, which takes a third of the time,
-    and at least 32 of a run are V = Q R. That changes nothing but rounding: the columns of L span
+    Most of the factorisations are V = L U with partial pivoting, which takes less than half of the
+    time, and at least 32 of a run are V = Q R. That changes nothing but rounding: the columns of L span
     what those of V do, so the R of the whole product, which is unique, is that of the next Q R
     times the U before it. It needs numbers of steps (burnt in and measured) with a divisor in
     common: where they have none, all factorisations are Q R.

@@ -41,8 +41,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
                 f"config.{field} must be above {least}, where a unit has three fixed points, "
                 f"got {min(config[field])}"
             )
-    if not config.margin > 0:
-        raise ValueError(f"config.margin must be above 0, got {config.margin}")
+    checks.positive(config, "margin")
 
 
 def units(config: ml_collections.ConfigDict) -> list[str]:

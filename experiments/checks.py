@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,11 +16,41 @@ def known(field: str, name: str, names: Iterable[str]) -> None:
         raise ValueError(f"config.{field}: unknown {name!r}, known: {', '.join(names)}{hint}")
 
 
+def different(
+    field: str, values: Iterable[Any], names: Iterable[str] | None = None, *, empty: bool = False
+) -> None:
+    """One or more different values, of these names if there are any; or none, if ``empty``."""
+    values = list(values)
+    if (not values and not empty) or len(set(values)) < len(values):
+        some = "" if empty else "one or more "
+        kind = "values" if names is None else "names"
+        raise ValueError(f"config.{field} must be {some}different {kind}, got {values}")
+    for name in values if names is not None else ():
+        known(field, name, names or ())
+
+
 def at_least(config: Any, least: int, *fields: str) -> None:
     """Integers of some size."""
     for field in fields:
         if config[field] < least:
             raise ValueError(f"config.{field} must be at least {least}, got {config[field]}")
+
+
+def positive(config: Any, *fields: str) -> None:
+    """Finite numbers above 0; a field may have dots."""
+    for field in fields:
+        value = operator.attrgetter(field)(config)
+        if not 0 < value < math.inf:
+            raise ValueError(f"config.{field} must be a finite number above 0, got {value:g}")
+
+
+def finite(config: Any, *fields: str, least: float = -math.inf) -> None:
+    """Finite numbers, none below ``least``; a field may have dots."""
+    for field in fields:
+        value = operator.attrgetter(field)(config)
+        if not (math.isfinite(value) and value >= least):
+            floor = f" from {least:g}" if least > -math.inf else ""
+            raise ValueError(f"config.{field} must be a finite number{floor}, got {value:g}")
 
 
 def increasing(config: Any, *fields: str, least: float = -math.inf) -> None:

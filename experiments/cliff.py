@@ -28,6 +28,7 @@ Results = Mapping[str, Mapping[str, np.ndarray]]
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
     checks.at_least(config, 2, "points")
+    checks.finite(config, "start", "target")
     checks.increasing(config, "lengths", least=1)
     for field in ("weights", "biases"):
         checks.increasing(config, field)

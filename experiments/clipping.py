@@ -61,10 +61,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     checks.at_least(config, 0, "seed")
     checks.increasing(config, "lengths", least=TASK.shortest)
     checks.known("initialisation", config.initialisation, INITIALISATIONS)
-    for method in config.methods:
-        checks.known("methods", method, METHODS)
-    if not config.methods or len(set(config.methods)) < len(config.methods):
-        raise ValueError(f"config.methods must be different names, got {list(config.methods)}")
+    checks.different("methods", config.methods, METHODS)
     if config.shown_length not in config.lengths:
         raise ValueError(
             f"config.shown_length must be one of the lengths {list(config.lengths)}, "
@@ -74,11 +71,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             f"config.updates must be a multiple of every = {config.every}, got {config.updates}"
         )
-    for field in ("learning_rate", "threshold"):
-        if not 0 < config[field] < math.inf:
-            raise ValueError(f"config.{field} must be above 0, got {config[field]}")
-    if not 0 <= config.omega_weight < math.inf:
-        raise ValueError(f"config.omega_weight must be at least 0, got {config.omega_weight}")
+    checks.positive(config, "learning_rate", "threshold")
+    checks.finite(config, "omega_weight", least=0)
     if config.initialisation == "smart_tanh" and config.hidden_size < CONNECTIONS:
         raise ValueError(
             f"config.hidden_size must be at least {CONNECTIONS} for smart_tanh, "

@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 
 # Okabe and Ito's palette; cells beyond the known ones take the colours after them.
 PALETTE = (
@@ -214,15 +215,25 @@ def common_legend(
 ) -> None:
     """One legend under all panels, every entry once, and ``extra`` entries after them.
 
-    In ``columns`` columns, or fewer where the figure is too narrow for them.
+    In rows of about one length, of at most ``columns`` entries and no wider than the figure.
     """
     entries: dict[str, Artist] = {}
     for one in axes:
         for handle, name in zip(*one.get_legend_handles_labels(), strict=True):
             entries.setdefault(name, handle)
     entries |= {str(artist.get_label()): artist for artist in extra}
-    longest = max(map(len, entries))
-    columns = max(1, min(columns, int(figure.get_figwidth() / (0.75 + 0.062 * longest))))
+    style: Any = mpl.rcParams
+    size = style["legend.fontsize"]
+    # In points: each label, its handle and the space to the next column.
+    parts = ("handlelength", "handletextpad", "columnspacing")
+    around = size * sum(style[f"legend.{part}"] for part in parts)
+    widths = [around + TextPath((0, 0), name, size).get_extents().width for name in entries]
+    room = 72 * figure.get_figwidth()
+    # The legend fills column after column, each as wide as its widest entry.
+    needed = lambda count: sum(part.max() for part in np.array_split(widths, count))
+    rows = -(-len(entries) // columns)
+    while (columns := -(-len(entries) // rows)) > 1 and needed(columns) > room:
+        rows += 1
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 

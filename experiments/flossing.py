@@ -53,11 +53,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         )
     if config.updates % config.every:
         raise ValueError(f"config.every must divide updates = {config.updates}, got {config.every}")
-    for field in ("learning_rate", "clip"):
-        if not config[field] > 0:
-            raise ValueError(f"config.{field} must be above 0, got {config[field]:g}")
-    if not config.input_variance >= 0:
-        raise ValueError(f"config.input_variance must be at least 0, got {config.input_variance}")
+    checks.positive(config, "learning_rate", "clip")
+    checks.finite(config, "input_variance", least=0)
 
 
 def _state_size(config: ml_collections.ConfigDict) -> int:
@@ -177,8 +174,32 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
             f"Exponents along {config.measured_steps} steps after twice as many, with inputs and a "
             "frame that were not trained on; medians over seeds.",
             f"Singular values that did not converge: {unsure} spectra.",
+            *_failed(config, results),
         ],
     )
+
+
+def _kept(arrays: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+    """Which seeds have finite numbers of all that is flossed, (seeds,)."""
+    singular = np.stack([arrays["before"], arrays["after"]], axis=1)[..., :count]
+    flossed = _flossed(arrays, count)
+    return np.isfinite(flossed).all(axis=(1, 2)) & np.isfinite(singular).all(axis=(1, 2, 3))
+
+
+def _flossed(arrays: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+    """The largest exponents, (seeds, measurements, count)."""
+    return np.sort(arrays["exponents"], axis=-1)[..., ::-1][..., :count]
+
+
+def _failed(config: ml_collections.ConfigDict, results: Results) -> Iterator[str]:
+    """A line for each unit with seeds that are left out."""
+    for count in config.counts:
+        failed = int((~_kept(results[_unit(count)], count)).sum())
+        if failed:
+            yield (
+                "Diverged or not resolved, and left out of medians and means: "
+                f"{failed} of {config.seeds} seeds with {count} flossed."
+            )
 
 
 def _rows(config: ml_collections.ConfigDict, results: Results) -> Iterator[pd.DataFrame]:
@@ -209,7 +230,11 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
     rows = []
     for count in config.counts:
         arrays = results[_unit(count)]
-        flossed = np.abs(np.sort(arrays["exponents"], axis=-1)[..., ::-1][..., :count])
+        kept = _kept(arrays, count)
+        if not kept.any():
+            rows.append({"exponents flossed": count, "after": "diverged or not resolved"})
+            continue
+        flossed = np.abs(_flossed(arrays, count)[kept])
         first, last = np.median(flossed[:, [0, -1]].max(axis=-1), axis=0)
         worst = flossed[:, -1].max()
         row = {
@@ -220,7 +245,7 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
         }
         if count > 1:
             before, after = (
-                np.median(_log_condition(arrays[name], count)[:, -1])
+                np.median(_log_condition(arrays[name], count)[kept, -1])
                 for name in ("before", "after")
             )
             row |= {
@@ -237,7 +262,9 @@ def _draw_exponents(config: ml_collections.ConfigDict, results: Results) -> Figu
     )
     updates = np.arange(0, config.updates + 1, config.every)
     for panel, count in zip(axes, config.counts, strict=True):
-        exponents = np.median(results[_unit(count)]["exponents"], axis=0)
+        arrays = results[_unit(count)]
+        kept = _kept(arrays, count)
+        exponents = np.median(arrays["exponents"][kept], axis=0) if kept.any() else np.array([])
         for index, curve in enumerate(figures.finite(exponents).T):
             flossed = index < count
             colour, width = (figures.PALETTE[1], 1.0) if flossed else ("#AAAAAA", 0.6)
@@ -258,17 +285,20 @@ def _draw_conditioning(config: ml_collections.ConfigDict, results: Results) -> F
     counts = [count for count in config.counts if count > 1] or list(config.counts)
     title = "Conditioning of long Jacobians before and after flossing"
     figure, axes = figures.panels(len(counts), title=title, width=3.6, share_y=False)
+    styles: dict[str, dict[str, Any]] = {
+        name: {"color": colour, "marker": "o", "markersize": 3, "label": f"{name} flossing"}
+        for name, colour in zip(("before", "after"), figures.PALETTE, strict=False)
+    }
     for panel, count in zip(axes, counts, strict=True):
         arrays = results[_unit(count)]
-        for name, colour in (("before", figures.PALETTE[0]), ("after", figures.PALETTE[1])):
-            values = _log_condition(arrays[name], count)
-            figures.band(
-                panel, np.array(config.lags), values, color=colour, marker="o", markersize=3,
-                label=f"{name} flossing",
-            )  # fmt: skip
+        kept = _kept(arrays, count)
+        for name, style in styles.items() if kept.any() else ():
+            values = _log_condition(arrays[name][kept], count)
+            figures.band(panel, np.array(config.lags), values, **style)
         panel.set(title=f"{count} flossed", xlabel="lag $k$ (steps)")
     axes[0].set_ylabel(r"$\ln(\sigma_1 / \sigma_m)$, $m$ as many as flossed")
-    figures.common_legend(figure, axes, columns=2)
+    keys = [figures.key(**style) for style in styles.values()]
+    figures.common_legend(figure, [], columns=2, extra=keys)
     return figure
 
 

@@ -42,12 +42,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     checks.at_least(config, 8, "steps")
     checks.increasing(config, "biases")
     checks.known("scheme", config.scheme, SCHEMES)
-    for cell in config.cells:
-        checks.known("cells", cell, PATHS)
-    if not config.cells or len(set(config.cells)) < len(config.cells):
-        raise ValueError(f"config.cells must be different names, got {list(config.cells)}")
-    if config.input_variance < 0:
-        raise ValueError(f"config.input_variance must be at least 0, got {config.input_variance}")
+    checks.different("cells", config.cells, PATHS)
+    checks.positive(config, "gain")
+    checks.finite(config, "input_variance", least=0)
 
 
 def units(config: ml_collections.ConfigDict) -> list[str]:

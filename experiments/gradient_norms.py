@@ -61,12 +61,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if (not values and field != "lengths") or not positive or values != sorted(set(values)):
             raise ValueError(f"config.{field} must be increasing integers above 0, got {values}")
     for field, known in {"cells": CELLS, "presets": schemes.PRESETS, "inputs": SOURCES}.items():
-        names = list(config[field])
-        if (not names and field != "presets") or len(set(names)) < len(names):
-            raise ValueError(f"config.{field} must be one or more different names, got {names}")
-        for name in names:
-            if ":" not in name:  # else it is a cell of the user's own module
-                checks.known(field, name, known)
+        names = [*known, *(name for name in config[field] if ":" in name)]  # cells of the user's
+        checks.different(field, config[field], names, empty=field == "presets")
     checks.known("elman_activation", config.elman_activation, ACTIVATIONS)
     checks.known("gru_reset", config.gru_reset, ("after", "before"))
     for name in config.cells:
@@ -76,11 +72,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise ValueError(f"config.cells: {error}") from error
     checks.known("scheme", config.scheme, (*SCHEMES, OWN_SCHEME))
     checks.at_least(config, 0, "seed")
-    if not 0 < config.gain < np.inf:
-        raise ValueError(f"config.gain must be a number above 0, got {config.gain}")
-    for cell, bias in config.forget_bias.items():
-        if not np.isfinite(bias):
-            raise ValueError(f"config.forget_bias.{cell} must be a finite number, got {bias}")
+    checks.positive(config, "gain")
+    checks.finite(config, *(f"forget_bias.{cell}" for cell in config.forget_bias))
     for name in input_names(config):
         field = "inputs" if name in SOURCES else "data"
         try:

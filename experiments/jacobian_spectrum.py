@@ -63,19 +63,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
     checks.at_least(config, 0, "seed", "transient")
     checks.increasing(config, "lags", "shown_lags", least=1)
     checks.increasing(config, "biases")
-    for network in config.networks:
-        checks.known("networks", network, LABELS)
-    if not config.networks or len(set(config.networks)) < len(config.networks):
-        raise ValueError(f"config.networks must be different names, got {list(config.networks)}")
+    checks.different("networks", config.networks, LABELS)
     if not set(config.shown_lags) <= set(config.lags):
         raise ValueError(
             f"config.shown_lags must be some of the lags {list(config.lags)}, "
             f"got {list(config.shown_lags)}"
         )
-    if config.gain <= 0:
-        raise ValueError(f"config.gain must be above 0, got {config.gain}")
-    if config.input_variance < 0:
-        raise ValueError(f"config.input_variance must be at least 0, got {config.input_variance}")
+    checks.positive(config, "gain")
+    checks.finite(config, "input_variance", least=0)
 
 
 def units(config: ml_collections.ConfigDict) -> list[str]:

@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.slopes import spread
+from experiments.slopes import first_crossing, spread
 from rnn_jax import HiddenState, elman, theory
 from rnn_jax.analysis import LyapunovResult, lyapunov_spectrum
 from rnn_jax.cells import ACTIVATIONS
@@ -131,8 +131,24 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
             "Onset: the gain at which the mean over seeds of the largest exponent crosses zero, "
             "between two gains by a straight line. Where they are chaotic, finite networks stay "
             "below mean-field theory.",
+            _left_out(results),
         ],
     )
+
+
+def _left_out(results: Results) -> str:
+    """How many exponents there are none of, and why: -inf is not resolved, NaN diverged."""
+    spectra = [arrays["exponents"] for arrays in results.values()]
+    total = sum(values.size for values in spectra)
+    unresolved = sum(int(np.isneginf(values).sum()) for values in spectra)
+    diverged = np.concatenate([np.isnan(values).any(axis=-1).ravel() for values in spectra])
+    note = (
+        f"Not resolved: {unresolved} of {total} exponents; "
+        f"diverged: {diverged.sum()} of {diverged.size} networks."
+    )
+    if unresolved or diverged.any():
+        note += " Means are over the others; no figure shows a gain at which a network diverged."
+    return note
 
 
 def _rows(config: ml_collections.ConfigDict, results: Results) -> Iterator[pd.DataFrame]:
@@ -161,10 +177,11 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
     for unit, arrays in results.items():
         width, variance = _parts(unit)
         largest = arrays["exponents"][:, :, 0]
+        mean = np.ma.masked_invalid(largest).mean(axis=0)
         row = {
             "input variance": f"{variance:g}",
             "width": width,
-            "onset of chaos (gain)": _crossing(gains, largest.mean(axis=0)),
+            "onset of chaos (gain)": first_crossing(gains, mean.filled(np.nan)),
             f"lambda_1 at g = {gains[-1]:g}": spread(largest[:, -1]),
         }
         if not config.exponents:
@@ -183,7 +200,7 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
                 {
                     "input variance": f"{variance:g}",
                     "width": "mean field",
-                    "onset of chaos (gain)": _crossing(fine, exponents),
+                    "onset of chaos (gain)": first_crossing(fine, exponents),
                     f"lambda_1 at g = {gains[-1]:g}": f"{exponents[-1]:+.4f}",
                 }
             )
@@ -201,16 +218,6 @@ def _mean_field(
             gain, variance, ACTIVATIONS[config.activation]
         )
         return np.log(np.asarray(jax.jit(jax.vmap(solve))(gains).chi)) / 2
-
-
-def _crossing(gains: np.ndarray, exponents: np.ndarray) -> str:
-    """Where a line through the points crosses zero upwards for the first time."""
-    up = np.flatnonzero((exponents[:-1] < 0) & (exponents[1:] >= 0))
-    if not up.size:
-        return "not seen"
-    i = up[0]
-    part = -exponents[i] / (exponents[i + 1] - exponents[i])
-    return f"{gains[i] + part * (gains[i + 1] - gains[i]):.3f}"
 
 
 def _shades(config: ml_collections.ConfigDict) -> dict[int, Any]:

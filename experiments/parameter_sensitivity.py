@@ -283,11 +283,9 @@ def _draw(
     axes[0].set_ylabel("mean square in the stationary state")
     keys = [figures.key(f"input correlation {c:g}", color=s) for c, s in shades.items()]
     keys.append(figures.key("closed form", linestyle="--", linewidth=1))
-    keys += [
-        figures.key(f"phase {config.phases[phase]:g}", marker=mark, linestyle="none")
-        for phase, mark in marks.items()
-        if phase is not None
-    ]
+    for phase, mark in marks.items():
+        of_phase = "" if phase is None else f", phase {config.phases[phase]:g}"
+        keys.append(figures.key(f"measured{of_phase}", marker=mark, linestyle="none", markersize=4))
     figures.common_legend(figure, axes, columns=4, extra=keys)
     return figure
 

@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.slopes import fit_window, fitted_slope
+from experiments.slopes import first_crossing, fit_window, fitted_slope
 from rnn_jax import HiddenState, elman, theory, unroll
 from rnn_jax.analysis import gradient_flow
 from rnn_jax.sharding import over_replicas
@@ -203,23 +203,13 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
                 {
                     "N": width,
                     "input variance": f"{variance:g}",
-                    "critical gain": _crossing(np.array(config.gains), slope[:, index]),
+                    "critical gain": first_crossing(np.array(config.gains), slope[:, index]),
                     "mean field": f"{critical[index]:.3f}",
                     "measured - predicted, chi <= 1": means[0],
                     "chi > 1": means[1],
                 }
             )
     return pd.DataFrame(rows)
-
-
-def _crossing(gains: np.ndarray, slopes: np.ndarray) -> str:
-    """Where a line through the points crosses zero upwards for the last time."""
-    up = np.flatnonzero((slopes[:-1] < 0) & (slopes[1:] >= 0))
-    if not up.size:
-        return "not seen"
-    i = up[-1]
-    part = -slopes[i] / (slopes[i + 1] - slopes[i])
-    return f"{gains[i] + part * (gains[i + 1] - gains[i]):.3f}"
 
 
 def _draw_plane(config: ml_collections.ConfigDict, results: Results) -> Figure:

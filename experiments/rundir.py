@@ -172,13 +172,17 @@ def _check_path(path: Path, create: bool) -> None:
 
 
 def _check_config(path: Path, experiment: str, config: Mapping) -> None:
-    """Refuses another config than the one the directory was made for."""
+    """Refuses another experiment or config than the directory was made for."""
     saved = _read_json(path / "config.json")
     if saved is None:
         return
-    then, now = _flatten(saved), _flatten(json.loads(json_bytes(config)))
     owner = (_read_json(path / "environment.json") or {}).get("experiment", experiment)
-    then["experiment"], now["experiment"] = json.dumps(owner), json.dumps(experiment)
+    if owner != experiment:
+        raise UserError(
+            f"--workdir={path}: the directory of experiment {owner}, not of {experiment};"
+            " choose another one"
+        )
+    then, now = _flatten(saved), _flatten(json.loads(json_bytes(config)))
     for field in sorted(then | now):
         before, after = then.get(field, "absent"), now.get(field, "absent")
         if before != after:

@@ -31,13 +31,37 @@ def quantiles(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
     return np.quantile(values, (0.1, 0.5, 0.9), axis=axis, method="closest_observation")
 
 
+def first_crossing(x: np.ndarray, values: np.ndarray) -> str:
+    """Where a line through the finite points crosses zero upwards for the first time.
+
+    >>> first_crossing(np.array([1.0, 2.0, 3.0, 4.0]), np.array([-np.inf, -1.0, np.nan, 1.0]))
+    '3.000'
+    """
+    finite = np.isfinite(values)
+    x, values = x[finite], values[finite]
+    up = np.flatnonzero((values[:-1] < 0) & (values[1:] >= 0))
+    if not up.size:
+        return "not seen"
+    i = up[0]
+    part = -values[i] / (values[i + 1] - values[i])
+    return f"{x[i] + part * (x[i + 1] - x[i]):.3f}"
+
+
 def spread(values: np.ndarray) -> str:
-    """Mean and standard error over seeds, as a table shows them.
+    """Mean and standard error over the seeds with a finite value, and how many have none.
 
     >>> spread(np.array([0.1, 0.2, 0.3]))
     '+0.2000 ± 0.0577'
+    >>> spread(np.array([0.1, -np.inf, 0.2, 0.3]))
+    '+0.2000 ± 0.0577 (1 of 4 without)'
+    >>> spread(np.array([np.nan, -np.inf]))
+    'none'
     """
-    mean = f"{values.mean():+.4f}"
-    if len(values) < 2:
-        return mean
-    return f"{mean} ± {values.std(ddof=1) / len(values) ** 0.5:.4f}"
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return "none"
+    shown = f"{finite.mean():+.4f}"
+    if finite.size > 1:
+        shown += f" ± {finite.std(ddof=1) / finite.size**0.5:.4f}"
+    left_out = values.size - finite.size
+    return shown + (f" ({left_out} of {values.size} without)" if left_out else "")

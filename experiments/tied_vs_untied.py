@@ -8,6 +8,7 @@ with one draw of its weights and with a fresh draw at every step, beside the (un
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -40,11 +41,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     checks.at_least(config, 8, "steps")
     checks.increasing(config, "biases")
     checks.increasing(config, "input_variances", least=0)
-    for cell in config.cells:
-        checks.known("cells", cell, KEEPS)
+    checks.different("cells", config.cells, KEEPS, empty=True)
     for pair in config.matrices:
-        if len(pair) != 2 or min(pair) <= 0:
+        if len(pair) != 2 or not all(0 < number < math.inf for number in pair):
             raise ValueError(f"config.matrices must be pairs (a, b) above 0, got {pair}")
+    checks.different("matrices", map(tuple, config.matrices), empty=True)
 
 
 def units(config: ml_collections.ConfigDict) -> list[str]:

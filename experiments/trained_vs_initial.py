@@ -9,7 +9,6 @@ itself, the same ones at every update: what a network does with noise says littl
 learned. A seed gives all cells the same batches. Vogt et al. (2022), arXiv:2006.14123.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -54,11 +53,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     checks.at_least(config, 32, "exponent_steps")
     checks.increasing(config, "snapshots", least=0)
     checks.increasing(config, "lags", least=1)
-    for field, names in (("cells", CELLS), ("tasks", TASKS)):
-        for name in config[field]:
-            checks.known(field, name, names)
-        if not config[field] or len(set(config[field])) < len(config[field]):
-            raise ValueError(f"config.{field} must be different names, got {list(config[field])}")
+    checks.different("cells", config.cells, CELLS)
+    checks.different("tasks", config.tasks, TASKS)
     # A line is fitted to half of the lags: shorter sequences leave too few of them.
     least = max(8, config.lags[-1])
     for name in config.tasks:
@@ -73,13 +69,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f"config.snapshots must be 0 and multiples of every = {config.every}, "
             f"got {list(config.snapshots)}"
         )
-    positive = {"gain": config.gain, "clip": config.clip}
-    positive |= {f"learning_rates.{name}": config.learning_rates[name] for name in config.cells}
-    for field, value in positive.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"config.{field} must be above 0, got {value:g}")
-    if not math.isfinite(config.forget_bias):
-        raise ValueError(f"config.forget_bias must be finite, got {config.forget_bias}")
+    checks.positive(config, "gain", "clip", *(f"learning_rates.{cell}" for cell in config.cells))
+    checks.finite(config, "forget_bias")
 
 
 def units(config: ml_collections.ConfigDict) -> list[str]:

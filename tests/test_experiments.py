@@ -1,6 +1,7 @@
 """The experiments beyond gradient norms: what their small variants say, and what they refuse."""
 
 import importlib
+import re
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ NAMES = (
     "tied_vs_untied",
     "trained_vs_initial",
 )
+NAN, INF = float("nan"), float("inf")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
 
 
@@ -199,6 +201,64 @@ def test_flossing_holds_for_other_frames_and_inputs(runs):
         assert np.all(condition["before"] - condition["after"] > np.log(10))
 
 
+def test_diverged_networks_and_exponents_that_are_none_are_said():
+    """ReLUs that die have no exponents; of gain 4 they may also leave float64."""
+    config = smoke(
+        "lyapunov_vs_gain",
+        activation="relu", widths=(8,), gains=(0.9, 4.0), shown_gains=(0.9,), burn_in=1500,
+    )  # fmt: skip
+    run_unit, report = (
+        experiment("lyapunov_vs_gain").run_unit,
+        experiment("lyapunov_vs_gain").report,
+    )
+    results = {
+        f"width-8.variance-{variance}": {
+            name: np.array(values)
+            for name, values in run_unit(config, f"width-8.variance-{variance}").items()
+        }
+        for variance in (0, 1)
+    }
+    driven = results["width-8.variance-1"]
+    driven["exponents"][:, 0] = np.linspace(-0.1, -0.8, 8)
+    driven["exponents"][1, 0] = np.nan
+    exponents = np.stack([arrays["exponents"] for arrays in results.values()])
+    zeros, diverged = np.isneginf(exponents).sum(), np.isnan(exponents).any(axis=-1).sum()
+    assert not np.isfinite(exponents[:, :, 1]).all()
+    said = report(config, results)
+    assert said.notes[-1].startswith(
+        f"Not resolved: {zeros} of 64 exponents; diverged: {diverged} of 8 networks. Means are"
+    )
+    assert "none" in list(said.summary["lambda_1 at g = 4"])
+    assert not re.search("inf|nan", said.summary.to_string())
+    for draw in said.figures.values():
+        draw()
+
+
+def test_a_flossing_that_diverges_is_said():
+    name = "flossing"
+    config = smoke(name, learning_rate=1e300, updates=20, every=20)
+    results = {
+        unit: {
+            key: np.array(values) for key, values in experiment(name).run_unit(config, unit).items()
+        }
+        for unit in experiment(name).units(config)
+    }
+    # One seed of the first unit as if it had learned nothing.
+    first = results["count-4"]
+    first["exponents"][1, 1] = first["exponents"][1, 0]
+    first["after"][1] = first["before"][1]
+    report = experiment(name).report(config, results)
+    said = "Diverged or not resolved, and left out of medians and means: "
+    assert report.notes[-2:] == [
+        f"{said}1 of 2 seeds with 4 flossed.",
+        f"{said}2 of 2 seeds with 8 flossed.",
+    ]
+    assert report.summary["after"].iloc[1] == "diverged or not resolved"
+    assert not re.search("inf|nan", report.summary.to_string())
+    for draw in report.figures.values():
+        draw()
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
@@ -206,20 +266,34 @@ def test_flossing_holds_for_other_frames_and_inputs(runs):
         ("flossing", {"cell": "elmen"}, "cell: .*'elmen'"),
         ("flossing", {"every": 7}, "every must divide updates"),
         ("flossing", {"lags": (1, 65)}, "lags must be at most measured_steps"),
-        ("flossing", {"clip": 0.0}, "clip must be above 0"),
+        ("flossing", {"clip": 0.0}, "clip must be a finite number above 0"),
+        ("flossing", {"clip": INF}, "clip must be a finite number above 0, got inf"),
+        ("flossing", {"learning_rate": INF}, "learning_rate must be a finite number above 0"),
+        ("flossing", {"input_variance": INF}, "input_variance must be a finite number from 0"),
         ("parameter_sensitivity", {"gaps": (0.5, 1.0)}, "gaps must lie between 0 and 1"),
         ("parameter_sensitivity", {"correlations": (1.5,)}, "correlations must be at most 1"),
         ("parameter_sensitivity", {"phases": (0.0,)}, "phases must be above 0"),
         ("parameter_sensitivity", {"steps": 100}, "steps must be at least 15 / gaps"),
         ("tied_vs_untied", {"matrices": ((1.0, -1.0),)}, "matrices must be pairs .a, b. above 0"),
+        ("tied_vs_untied", {"matrices": ((1.0, NAN),)}, "matrices must be pairs"),
+        ("tied_vs_untied", {"matrices": ((INF, 1.0),)}, "matrices must be pairs"),
+        ("tied_vs_untied", {"matrices": ((1.0, 2.0),) * 2}, "matrices must be different values"),
         ("tied_vs_untied", {"cells": ("elman",)}, "cells: unknown 'elman'"),
+        ("tied_vs_untied", {"cells": ("gru", "gru")}, "cells must be different names"),
         ("bifurcation", {"sigmoid_weights": (3.0,)}, "sigmoid_weights must be above 4"),
-        ("bifurcation", {"margin": 0.0}, "margin must be above 0"),
+        ("bifurcation", {"margin": 0.0}, "margin must be a finite number above 0"),
+        ("bifurcation", {"margin": INF}, "margin must be a finite number above 0"),
+        ("cliff", {"start": NAN}, "start must be a finite number, got nan"),
+        ("cliff", {"target": INF}, "target must be a finite number, got inf"),
         ("cliff", {"weights": (1.0, 2.0, 3.0)}, "weights must be two numbers"),
         ("cliff", {"lengths": (0, 5)}, "lengths must be increasing numbers from 1"),
         ("forget_bias", {"cells": ("lstn",)}, "cells: unknown 'lstn'.*did you mean 'lstm'"),
         ("forget_bias", {"biases": (2.0, 1.0)}, "biases must be increasing"),
-        ("forget_bias", {"input_variance": -1.0}, "input_variance must be at least 0"),
+        ("forget_bias", {"cells": ("gru", "gru")}, "cells must be one or more different names"),
+        ("forget_bias", {"input_variance": -1.0}, "input_variance must be a finite number from 0"),
+        ("forget_bias", {"input_variance": NAN}, "input_variance must be a finite number from 0"),
+        ("forget_bias", {"gain": 0.0}, "gain must be a finite number above 0, got 0"),
+        ("forget_bias", {"gain": NAN}, "gain must be a finite number above 0, got nan"),
         ("lyapunov_vs_gain", {"shown_gains": (7.0,)}, "shown_gains must be some of the gains"),
         ("lyapunov_vs_gain", {"widths": (1,)}, "widths must be increasing numbers from 2"),
         ("lyapunov_vs_gain", {"steps": 31}, "steps must be at least 32"),

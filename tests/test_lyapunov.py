@@ -362,6 +362,19 @@ def test_nan_stays_nan():
     assert all(np.isnan(block).all() for block in blocks.values())
 
 
+def test_a_network_that_has_diverged_is_not_at_rest():
+    """The slope of a ReLU at NaN is 0: its Jacobians look like those of a dead network."""
+    cell = elman("relu")
+    params = cell.init(KEY, D, 8, scheme=schemes.gaussian(4.0), dtype=jnp.float64)
+    xs = noise(1400)
+    result = lyapunov_spectrum(KEY, cell, params, xs, burn_in=1000, tangent_burn_in=0)
+    assert np.isnan(result.exponents).all()
+    assert np.isnan(result.kaplan_yorke)
+    spectrum = finite_time_spectrum(cell, params, xs, [10, 1400])
+    assert np.isnan(spectrum.log_singular_values).all()
+    assert not spectrum.resolved.any()
+
+
 def test_half_precision_is_refused_in_words():
     cell = elman()
     params = cell.init(KEY, D, 4, dtype=jnp.bfloat16)

@@ -1,6 +1,7 @@
 """What a run says: in the terminal, in its summary, table and figures."""
 
 import contextlib
+import io
 import os
 import pty
 import re
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.testing import assert_array_equal
 from toy_experiment import GOOD, command
 
-from experiments import report
+from experiments import figures, report
 from experiments.launch import Report
 from experiments.rundir import RunDir
 
@@ -104,3 +105,30 @@ def test_terminal_shows_a_bar_and_a_table(home):
     for pattern in (r"1/3 .*elapsed, .*left, walk-1", r"3/3 ━+ 0:00:0", r"┃ unit +┃", r"note \[in"):
         assert re.search(pattern, text)
     assert "[1/3]" not in text
+
+
+@pytest.mark.parametrize(
+    ("labels", "columns"),
+    [
+        # TeX is as wide as it is drawn, not as it is written.
+        ([r"$\partial c_T/\partial c_t$"] * 4, [1, 1, 1, 1]),
+        # One long label takes no room from short ones.
+        (["network", "direct path", "without any of its recurrent kernels"], [1, 1, 1]),
+        # Rows of one length, not three and a rest of one.
+        (["a label of which three fit in a row"] * 4, [2, 2]),
+    ],
+)
+def test_legends_are_as_wide_as_the_figure(labels, columns):
+    def draw():
+        figure, axes = figures.panels(1, title="")
+        keys = [figures.key(f"{name}{'.' * i}") for i, name in enumerate(labels)]
+        figures.common_legend(figure, axes, columns=4, extra=keys)
+        return figure
+
+    figure = figures.styled(draw)()
+    figure.savefig(io.BytesIO(), dpi=figure.dpi)  # lays everything out
+    (legend,) = figure.legends
+    lefts = [round(text.get_window_extent().x0) for text in legend.get_texts()]
+    assert [lefts.count(left) for left in sorted(set(lefts))] == columns
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1

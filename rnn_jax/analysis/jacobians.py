@@ -218,6 +218,9 @@ def finite_time_spectrum(
     _, graded, lost = _at_lags(back, start, along.steps, wanted)
     # One after another: batched factorisations of two devices of a CPU can wait for each other.
     log_values, converged = lax.map(numerics.log_singular_values, graded)
+    diverged = jnp.cumsum(~along.finite[::-1])
+    diverged = jnp.where(wanted > 0, diverged[wanted - 1] > 0, False)
+    log_values = jnp.where(diverged[:, None], jnp.nan, log_values)
     # As many values as directions were lost, and these are the smallest.
     limit = np.ceil(numerics.LOST * wanted).clip(1).astype(np.int32)
     number = jnp.sum(lost >= limit[:, None], axis=1, keepdims=True, dtype=jnp.int32)
@@ -249,6 +252,8 @@ class Linearised:
     Attributes:
       steps: (state before, drive, mask and reset) of every step, leading axis T.
       length, size, dtype: T, S and the dtype of the state.
+      finite: (T,), whether the state before each step is. Where it is not, Jacobians tell nothing:
+        the slope of a ReLU at NaN is 0.
     """
 
     def __init__(
@@ -265,6 +270,8 @@ class Linearised:
         self.steps = seen.before, seen.drives, seen.steps._replace(xs=None)
         flat, self._unravel = ravel_pytree(seen.first)
         self.size, self.dtype = flat.size, flat.dtype
+        ok = [jnp.isfinite(leaf).reshape(self.length, -1) for leaf in jax.tree.leaves(seen.before)]
+        self.finite = jnp.all(jnp.concatenate(ok, axis=1), axis=1)
         self._advance = lambda state, *step: advance(cell, seen.params, state, *step)[0]
 
     def jvp(self, step: PyTree) -> Callable[[jax.Array], jax.Array]:

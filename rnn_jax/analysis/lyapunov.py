@@ -66,9 +66,9 @@ def lyapunov_spectrum(
     ``xs``. Zero inputs, ``jnp.zeros((T, D))``, give those of the autonomous network.
 
     Most of the factorisations are V = L U with partial pivoting, which takes less than half of the
-    time, and at least 32 of a run are V = Q R. That changes nothing but rounding: the columns of L span
-    what those of V do, so the R of the whole product, which is unique, is that of the next Q R
-    times the U before it. It needs numbers of steps (burnt in and measured) with a divisor in
+    time, and at least 32 of a run are V = Q R. That changes nothing but rounding: the columns of L
+    span what those of V do, so the R of the whole product, which is unique, is that of the next
+    Q R times the U before it. It needs numbers of steps (burnt in and measured) with a divisor in
     common: where they have none, all factorisations are Q R.
 
     Args:
@@ -151,6 +151,7 @@ def lyapunov_spectrum(
     )
     frame, _ = numerics.positive_qr(jax.random.normal(key, (along.size, count), along.dtype))
     _, (growth, lost) = lax.scan(orthonormalise, frame.T, steps)
+    growth = jnp.where(jnp.all(along.finite), growth, jnp.nan)
     return _result(growth[warm // size :], lost[warm // size :], every)
 
 

@@ -220,7 +220,7 @@ def finite_time_spectrum(
     log_values, converged = lax.map(numerics.log_singular_values, graded)
     diverged = jnp.cumsum(~along.finite[::-1])
     diverged = jnp.where(wanted > 0, diverged[wanted - 1] > 0, False)
-    log_values = jnp.where(diverged[:, None], jnp.nan, log_values)
+    log_values = jnp.where(diverged[:, None] & jnp.isneginf(log_values), jnp.nan, log_values)
     # As many values as directions were lost, and these are the smallest.
     limit = np.ceil(numerics.LOST * wanted).clip(1).astype(np.int32)
     number = jnp.sum(lost >= limit[:, None], axis=1, keepdims=True, dtype=jnp.int32)
@@ -252,8 +252,8 @@ class Linearised:
     Attributes:
       steps: (state before, drive, mask and reset) of every step, leading axis T.
       length, size, dtype: T, S and the dtype of the state.
-      finite: (T,), whether the state before each step is. Where it is not, Jacobians tell nothing:
-        the slope of a ReLU at NaN is 0.
+      finite: (T,), whether the state before each step is. Where it is not, a Jacobian of zero tells
+        nothing: the slope of a ReLU at NaN is 0. (That of a linear network is right.)
     """
 
     def __init__(

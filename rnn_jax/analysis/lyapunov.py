@@ -18,7 +18,8 @@ from rnn_jax.unroll import unroll
 class LyapunovResult(NamedTuple):
     """The spectrum, in nats per step, and how far to trust it.
 
-    A network that diverges, or a NaN in its input, makes everything NaN but ``resolved``.
+    A NaN in the input makes everything NaN but ``resolved``, and so does a network that diverges,
+    unless it is linear.
 
     Attributes:
       exponents: (m,), lambda_1 >= ... >= lambda_m, as the orthogonalisation finds them; -inf
@@ -151,7 +152,7 @@ def lyapunov_spectrum(
     )
     frame, _ = numerics.positive_qr(jax.random.normal(key, (along.size, count), along.dtype))
     _, (growth, lost) = lax.scan(orthonormalise, frame.T, steps)
-    growth = jnp.where(jnp.all(along.finite), growth, jnp.nan)
+    growth = jnp.where(jnp.isneginf(growth) & ~jnp.all(along.finite), jnp.nan, growth)
     return _result(growth[warm // size :], lost[warm // size :], every)
 
 

@@ -183,9 +183,9 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
             "steps before the first state. Means over seeds are those of logarithms.",
             "The state of an LSTM is (h, c) as it is: h is in (-1, 1), c unbounded. Its singular "
             "values depend on these units, Lyapunov exponents and eigenvalues do not.",
-            "Unresolved: zeros, or below sigma_1 (S eps)^k and so beyond the rounding of every "
-            "step; they enter no mean and no figure. Not converged: spectra, of all seeds and "
-            "lags, in which neighbouring singular values may be mixed; norms are right.",
+            "Unresolved: zeros, or directions at the rounding floor in one of a hundred steps; they "
+            "enter no mean and no figure. Not converged: spectra, of all seeds and lags, in which "
+            "neighbouring singular values may be mixed; norms are right.",
             "Mean field of LSTM and GRU is that of untied weights, drawn anew at every step. "
             "Infinite condition numbers are not drawn.",
         ],

@@ -183,7 +183,7 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
             "steps before the first state. Means over seeds are those of logarithms.",
             "The state of an LSTM is (h, c) as it is: h is in (-1, 1), c unbounded. Its singular "
             "values depend on these units, Lyapunov exponents and eigenvalues do not.",
-            "Unresolved: zero, or at the rounding floor in one of a hundred steps; these directions "
+            "Unresolved: zero, or at the rounding floor in one of a hundred steps; these values "
             "enter no mean and no figure. Not converged: spectra, of all seeds and lags, in which "
             "neighbouring singular values may be mixed; norms are right.",
             "Mean field of LSTM and GRU is that of untied weights, drawn anew at every step. "

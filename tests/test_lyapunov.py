@@ -276,7 +276,7 @@ def test_wide_networks_become_chaotic_at_a_gain_of_one():
 @pytest.mark.parametrize("count", [None, 5])
 @pytest.mark.parametrize("name", ["elman", "lstm"])
 def test_factorising_by_lu_or_by_qr_is_the_same(name, count):
-    """Of 128 measured steps three in four are LU; the R of a product is unique."""
+    """Of 128 measured factorisations three in four are LU; the R of a product is unique."""
     cell = rnn_jax.cells.lookup(name)
     params = cell.init(KEY, D, 12, scheme=schemes.gaussian(1.5), dtype=jnp.float64)
     xs = noise(128 + 30)
@@ -300,20 +300,17 @@ def plain_qr(jacobians, count):
     return np.array(growth)
 
 
-@pytest.mark.parametrize(
-    ("measured", "tangent_burn_in", "groups"), [(1000, 90, 100), (997, 90, 997), (1024, 0, 32)]
-)
-def test_the_tangents_burn_in_as_long_as_asked_for(measured, tangent_burn_in, groups):
+@pytest.mark.parametrize(("measured", "tangent_burn_in"), [(1000, 90), (997, 91), (1024, 0)])
+def test_the_tangents_burn_in_as_long_as_asked_for(measured, tangent_burn_in):
     cell = elman()
     params = cell.init(KEY, D, 6, scheme=schemes.gaussian(1.5), dtype=jnp.float64)
     xs = noise(tangent_burn_in + measured)
     options = {"burn_in": 0, "tangent_burn_in": tangent_burn_in}
     result = lyapunov_spectrum(KEY, cell, params, xs, **options)
     growth = plain_qr(np.asarray(step_jacobians(cell, params, xs)), 6)[tangent_burn_in:]
-    assert len(result.running) == groups
     np.testing.assert_allclose(result.exponents, growth.mean(axis=0), rtol=1e-9)
-    # All steps count, in 16 blocks that differ by one group at most.
-    ends = np.linspace(0, groups, 17).round().astype(int) * (measured // groups)
+    # All steps count, in 16 blocks that differ by one step at most.
+    ends = np.linspace(0, measured, 33).round().astype(int)[::2]
     blocks = [growth[a:b].mean(axis=0) for a, b in itertools.pairwise(ends)]
     np.testing.assert_allclose(result.standard_error, np.std(blocks, axis=0, ddof=1) / 4, rtol=1e-8)
 
@@ -325,7 +322,6 @@ def test_a_burn_in_that_is_no_multiple_is_rounded_up():
     short = lyapunov_spectrum(KEY, cell, params, xs, burn_in=0, tangent_burn_in=5, every=7)
     whole = lyapunov_spectrum(KEY, cell, params, xs, burn_in=0, tangent_burn_in=7, every=7)
     np.testing.assert_array_equal(short.exponents, whole.exponents)
-    assert len(short.running) == 39
 
 
 @pytest.mark.parametrize("measured", [1000, 997])

@@ -26,7 +26,7 @@ class LyapunovResult(NamedTuple):
         where the floor was hit (see ``resolved``).
       standard_error: (m,), of each mean over time, from 16 blocks in time of (nearly) equal length:
         correlations longer than a block are not seen. NaN where not resolved.
-      running: (n, m), the mean up to each orthonormalisation.
+      running: (32, m), the means up to the ends of 32 (nearly) equal parts of the time measured.
       half_difference: (), the root-mean-square difference of the spectra of the two halves of the
         time measured, over the resolved exponents.
       resolved: (m,) booleans. False where a direction cannot be told from rounding errors beside
@@ -66,11 +66,10 @@ def lyapunov_spectrum(
     the system driven by these inputs (conditional exponents): for different frames to agree, keep
     ``xs``. Zero inputs, ``jnp.zeros((T, D))``, give those of the autonomous network.
 
-    Most of the factorisations are V = L U with partial pivoting, which takes less than half of the
-    time, and at least 32 of a run are V = Q R. That changes nothing but rounding: the columns of L
-    span what those of V do, so the R of the whole product, which is unique, is that of the next
-    Q R times the U before it. It needs numbers of steps (burnt in and measured) with a divisor in
-    common: where they have none, all factorisations are Q R.
+    All but some 32 of the factorisations are V = L U with partial pivoting, which takes less than
+    half of the time of V = Q R. That changes nothing but rounding: the columns of L span what those
+    of V do, so the R of the whole product, which is unique, is that of the next Q R times the U
+    before it.
 
     Args:
       key: for the first frame.
@@ -129,31 +128,28 @@ def lyapunov_spectrum(
         growth = jnp.log(jnp.abs(jnp.diagonal(triangular)))
         return growth, (growth < growth[0] + floor).astype(growth.dtype)
 
-    def triangularise(frame: jax.Array, steps: tuple) -> tuple[jax.Array, tuple]:
-        frame, triangular = _pivoted_lu(push(frame, steps).T)
+    def factorise(frame: jax.Array, round_: tuple) -> tuple[jax.Array, tuple]:
+        steps, exact = round_
+        frame, triangular = lax.cond(exact, numerics.positive_qr, _pivoted_lu, push(frame, steps).T)
         return frame.T, grown(triangular)
 
-    def orthonormalise(frame: jax.Array, group: tuple) -> tuple[jax.Array, tuple]:
-        before = (jnp.zeros((0, count), frame.dtype),) * 2
-        if size > 1:
-            frame, before = lax.scan(triangularise, frame, _steps(group, slice(size - 1)))
-        frame, triangular = numerics.positive_qr(push(frame, _steps(group, -1)).T)
-        mean = lambda many, last: (jnp.sum(many, axis=0) + last) / size
-        return frame.T, jax.tree.map(mean, before, grown(triangular))
-
-    # Rounds of so many steps, in groups of equal size, the last of each a QR.
-    size = max(
-        n for n in range(1, measured // (2 * _BLOCKS) + 1) if measured % n == 0 and warm % n == 0
-    )
-    groups = (warm + measured) // size
+    # Rounds of so many steps. From one QR to another the growth is exact: at the borders of what is
+    # averaged.
+    rounds = warm + measured
+    exact = np.zeros(rounds, bool)
+    exact[warm + _ends(measured, 2 * _BLOCKS) - 1] = True
     steps = jax.tree.map(
-        lambda leaf: leaf[: groups * size * every].reshape(groups, size, every, *leaf.shape[1:]),
-        along.steps,
+        lambda leaf: leaf[: rounds * every].reshape(rounds, every, *leaf.shape[1:]), along.steps
     )
     frame, _ = numerics.positive_qr(jax.random.normal(key, (along.size, count), along.dtype))
-    _, (growth, lost) = lax.scan(orthonormalise, frame.T, steps)
+    _, (growth, lost) = lax.scan(factorise, frame.T, (steps, jnp.asarray(exact)))
     growth = jnp.where(jnp.isneginf(growth) & ~jnp.all(along.finite), jnp.nan, growth)
-    return _result(growth[warm // size :], lost[warm // size :], every)
+    return _result(growth[warm:], lost[warm:], every)
+
+
+def _ends(rounds: int, parts: int) -> np.ndarray:
+    """The borders of parts of (nearly) equal length, 0 and ``rounds`` among them."""
+    return np.linspace(0, rounds, parts + 1).round().astype(int)
 
 
 def _pivoted_lu(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -172,28 +168,28 @@ _BLOCKS = 16
 
 
 def _result(growth: jax.Array, lost: jax.Array, every: int) -> LyapunovResult:
-    """The statistics of ln R_ii, (n, m), each a mean over rounds of so many steps.
+    """The statistics of the growth (n, m) in rounds of so many steps.
 
-    ``lost`` is the share of these rounds in which a direction was at the rounding floor.
+    ``lost`` is 1 where a direction was at the rounding floor.
     """
-    groups = len(growth)
+    rounds = len(growth)
     zero = (lost.mean(axis=0) > numerics.LOST) | jnp.isneginf(growth).any(axis=0)
     rates = jnp.where(zero[None, :] & ~jnp.isnan(growth), -jnp.inf, growth / every)
     total = jnp.cumsum(rates, axis=0)
-    mean = total[-1] / groups
+    mean = total[-1] / rounds
     resolved = jnp.isfinite(mean)
 
-    ends = np.linspace(0, groups, _BLOCKS + 1).round().astype(int)
-    blocks = jnp.stack([rates[a:b].mean(axis=0) for a, b in itertools.pairwise(ends)])
+    ends = _ends(rounds, 2 * _BLOCKS)
+    blocks = jnp.stack([rates[a:b].mean(axis=0) for a, b in itertools.pairwise(ends[::2])])
     spread = jnp.where(resolved[None, :], blocks, jnp.nan).std(axis=0, ddof=1)
-    half = groups // 2
-    change = rates[:half].mean(axis=0) - rates[-half:].mean(axis=0)
+    half = ends[_BLOCKS]
+    change = rates[:half].mean(axis=0) - rates[half:].mean(axis=0)
     change = jnp.where(jnp.isneginf(mean), 0, change)
     number = jnp.maximum(jnp.sum(~jnp.isneginf(mean), dtype=jnp.int32), 1).astype(rates.dtype)
     return LyapunovResult(
         exponents=mean,
         standard_error=spread / _BLOCKS**0.5,
-        running=total / jnp.arange(1, groups + 1, dtype=rates.dtype)[:, None],
+        running=total[ends[1:] - 1] / jnp.asarray(ends[1:], rates.dtype)[:, None],
         half_difference=jnp.sqrt(jnp.sum(change**2) / number),
         resolved=resolved,
         kaplan_yorke=kaplan_yorke_dimension(mean),

@@ -133,8 +133,7 @@ def lyapunov_spectrum(
         frame, triangular = lax.cond(exact, numerics.positive_qr, _pivoted_lu, push(frame, steps).T)
         return frame.T, grown(triangular)
 
-    # Rounds of so many steps. From one QR to another the growth is exact: at the borders of what is
-    # averaged.
+    # Growth from one QR to another is exact: one stands at every border of what is averaged.
     rounds = warm + measured
     exact = np.zeros(rounds, bool)
     exact[warm + _ends(measured, 2 * _BLOCKS) - 1] = True
@@ -160,8 +159,9 @@ def _pivoted_lu(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.zeros_like(matrix).at[rows].set(lower), jnp.triu(packed[:count])
 
 
-def _steps(tree: PyTree, some: slice | int) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf[some], tree)
+def _steps(xs: PyTree, some: slice) -> PyTree:
+    """Inputs may come with keys."""
+    return jax.tree.map(lambda leaf: leaf[some], xs)
 
 
 _BLOCKS = 16

@@ -1,7 +1,7 @@
 """The convolutional LSTM of Shi et al. (2015), arXiv:1506.04214."""
 
 import functools
-import math
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +12,6 @@ from jax.nn import initializers
 from rnn_jax.base import Cell, Params, Shapes, check_positive, check_shapes
 from rnn_jax.cells.lstm import GATES, LSTMState, open_gates
 from rnn_jax.schemes import own_init
-
-LETTERS = "XYZ"
-"""The axes of space, as `jax.lax.conv_general_dilated` names them."""
 
 
 def convlstm(
@@ -94,17 +91,21 @@ def _convlstm(shape: tuple[int, ...], kernel_size: tuple[int, ...], peephole: bo
     if peephole:
         parts.append("peephole")
     name = "_".join(parts)
-    space = LETTERS[:rank]
-    dimensions = (f"N{space}C", f"{space}IO", f"N{space}C")
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """(..., *X, C) with (*K, C, G): (..., *X, G)."""
-        leading = x.shape[: x.ndim - rank - 1]
-        flat = x.reshape(math.prod(leading), *x.shape[len(leading) :])
-        y = jax.lax.conv_general_dilated(
-            flat, kernel, (1,) * rank, "SAME", dimension_numbers=dimensions
-        )
-        return y.reshape(*leading, *y.shape[1:])
+        """(..., *X, C) with (*K, C, G): (..., *X, G).
+
+        As one product with the neighbours of each place, beside each other: XLA's own convolutions
+        take five times as long in the backward pass of a scan on CPU.
+        """
+        unpadded = [(0, 0)] * (x.ndim - rank - 1)
+        border = [((size - 1) // 2, size // 2) for size in kernel_size]
+        x = jnp.pad(x, [*unpadded, *border, (0, 0)])
+        neighbours = [
+            x[(..., *(slice(i, i + n) for i, n in zip(shift, shape, strict=True)), slice(None))]
+            for shift in itertools.product(*map(range, kernel_size))
+        ]
+        return jnp.concatenate(neighbours, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
     def draw(key: jax.Array, input_size: int, hidden_size: int, dtype: Any) -> Params:
         width = 4 * hidden_size

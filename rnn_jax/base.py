@@ -422,6 +422,22 @@ def check_positive(name: str, value: int, *, zero: bool = False) -> int:
     return int(value)
 
 
+def check_pair(name: str, value: tuple[int, int]) -> tuple[int, int]:
+    """The argument as the least and the most of something: two integers of at least 1.
+
+    Raises:
+      TypeError, ValueError: otherwise, or where they decrease; names the argument and what came.
+    """
+    try:
+        least, most = value
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be two integers, got {value!r}") from None
+    least, most = check_positive(name, least), check_positive(name, most)
+    if least > most:
+        raise ValueError(f"{name} must be the least and the most, got {value!r}")
+    return least, most
+
+
 def check_number(name: str, value: float, *, zero: bool = True) -> float:
     """The argument as a float, if it is a finite number above 0 or, unless ``zero`` is off, 0.
 

@@ -9,13 +9,14 @@ Shapes: T time, B batch, D features, N steps in a corpus, A distinct characters.
 
 import difflib
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
+
+from rnn_jax.base import check_positive
+from rnn_jax.tasks.files import mostly_numbers, number_table, numbers, read_text
 
 # Draws the embedding of characters, N(0, I) for each in code point order, later standardised under
 # their frequencies in the text: the same in every run and on every machine.
@@ -46,10 +47,10 @@ def white_noise(size: int) -> Source:
     >>> white_noise(3).sample(np.random.default_rng(0), 2, 5).shape
     (5, 2, 3)
     """
-    _check_counts(size=size)
+    check_positive("size", size)
 
     def sample(rng: np.random.Generator, batch: int, length: int) -> np.ndarray:
-        _check_counts(batch=batch, length=length)
+        _check_request(batch, length)
         return rng.standard_normal((length, batch, size), dtype=np.float32)
 
     return Source("white_noise", size, sample)
@@ -89,7 +90,7 @@ def digits() -> Source:
     pixels = _standardise(images.reshape(-1, 1)).reshape(images.shape)
 
     def sample(rng: np.random.Generator, batch: int, length: int) -> np.ndarray:
-        _check_counts(batch=batch, length=length)
+        _check_request(batch, length)
         chosen = rng.integers(len(pixels), size=(batch, -(-length // 64)))
         return pixels[chosen].reshape(batch, -1).T[:length, :, None]
 
@@ -120,10 +121,9 @@ def from_file(path: str | os.PathLike[str], size: int) -> Source:
     array([-1.225,  1.225,  0.   ], dtype=float32)
     """
     path = Path(os.path.expanduser(path))
-    text = _read_text(path)
     if path.suffix.lower() not in (".csv", ".tsv"):
-        return _text_source(path.name, text, size, where=str(path))
-    rows = _standardise(_numeric_columns(path, text))
+        return _text_source(path.name, read_text(path), size, where=str(path))
+    rows = _standardise(_varying_numbers(path))
     return _window_source(path.name, rows, np.arange(len(rows)), f"{path}: has {len(rows)} rows")
 
 
@@ -162,6 +162,11 @@ def characters(text: str) -> tuple[np.ndarray, str]:
     return codes.astype(np.int32), "".join(map(chr, alphabet))
 
 
+def _check_request(batch: int, length: int) -> None:
+    check_positive("batch", batch)
+    check_positive("length", length)
+
+
 def _text_source(name: str, text: str, size: int, *, where: str) -> Source:
     """Windows of embedded characters; errors call the text `where`."""
     table, codes, _ = embedded_characters(text, size, where)
@@ -173,7 +178,7 @@ def embedded_characters(text: str, size: int, where: str) -> tuple[np.ndarray, n
 
     Raises ValueError for a text of a single character, which it calls `where`.
     """
-    _check_counts(size=size)
+    check_positive("size", size)
     codes, alphabet = characters(text)
     if len(alphabet) < 2:
         raise ValueError(f"{where}: repeats the one character {alphabet!r}, expected at least two")
@@ -187,7 +192,7 @@ def _window_source(name: str, table: np.ndarray, codes: np.ndarray, has: str) ->
     """Windows of the corpus `table[codes]`: table (A, D), codes (N,)."""
 
     def sample(rng: np.random.Generator, batch: int, length: int) -> np.ndarray:
-        _check_counts(batch=batch, length=length)
+        _check_request(batch, length)
         if length > len(codes):
             raise ValueError(f"{has}, expected at least the length asked for, {length}")
         starts = rng.integers(len(codes) - length + 1, size=batch)
@@ -205,57 +210,17 @@ def _standardise(values: np.ndarray, weights: np.ndarray | None = None) -> np.nd
     return (values / np.sqrt(variance)).astype(np.float32)
 
 
-def _read_text(path: Path) -> str:
-    """The text of a UTF-8 file without its byte order mark, every line end a newline."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}, expected a readable file") from error
-    if (offset := data.find(0)) >= 0:
-        raise ValueError(f"{path}: is binary (NUL at byte {offset}), expected UTF-8 text")
-    try:
-        text = data.decode().removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text at byte {error.start}: {error.reason}") from error
-    if not text.strip():
-        raise ValueError(f"{path}: is empty or blank, expected text or rows of numbers")
-    return text
-
-
-def _numeric_columns(path: Path, text: str) -> np.ndarray:
+def _varying_numbers(path: Path) -> np.ndarray:
     """The numeric, varying columns of a table, (N, D) float64."""
-    import pandas as pd  # type: ignore[import-untyped]
-
-    first_line = re.sub('"[^"]*"', "", text.lstrip("\n").partition("\n")[0])
-    mark = next((mark for mark in "\t;," if mark in first_line), ",")
-    try:
-        cells = pd.read_csv(StringIO(text), sep=mark, header=None, dtype=str, skipinitialspace=True)
-    except ValueError as error:  # pandas' own reason, which may span lines
-        raise ValueError(f"{path}: is not a table: {' '.join(str(error).split())}") from error
-    if mark == ";":
-        cells = cells.apply(lambda column: column.str.replace(",", "."))
-    numbers = cells.apply(pd.to_numeric, errors="coerce").to_numpy(float)
-
-    header = int(np.isnan(numbers[0]).all())  # no number in the first row: it names the columns
-    names, cells, numbers = cells.iloc[0], cells[header:], numbers[header:]
-    # Most of the filled cells, not all: a stray word is an error, not a reason to leave out.
-    numeric = 2 * np.sum(~np.isnan(numbers), axis=0) > cells.notna().sum(axis=0).to_numpy()
-    faults = np.argwhere(numeric & ~np.isfinite(numbers))
-    if len(faults):
-        row, column = faults[0].tolist()
-        where = f"data row {row + 1}, column {names[column] if header else column + 1!r:.40}"
-        cell = cells.fillna("").iat[row, column]
-        raise ValueError(f"{path}: {where}: expected a finite number, got {cell!r:.40}")
-    numbers = numbers[:, numeric]
-    varying = numbers.min(axis=0, initial=np.inf) < numbers.max(axis=0, initial=-np.inf)
+    table = number_table(path)
+    cells = table.loc[:, mostly_numbers(table)]
+    values = cells.apply(numbers).to_numpy(float)
+    for row, column in np.argwhere(~np.isfinite(values))[:1].tolist():
+        raise ValueError(
+            f"{path}: data row {row + 1}, column {cells.columns[column]!r:.40}: expected a finite "
+            f"number, got {cells.fillna('').iat[row, column]!r:.40}"
+        )
+    varying = values.min(axis=0, initial=np.inf) < values.max(axis=0, initial=-np.inf)
     if not varying.any():
         raise ValueError(f"{path}: has no numeric column that varies, expected at least one")
-    return numbers[:, varying]
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool):
-            raise TypeError(f"{name} is {value!r}, expected an integer")
-        if value < 1:
-            raise ValueError(f"{name} is {value}, expected at least 1")
+    return values[:, varying]

@@ -1,27 +1,30 @@
 """What a network is trained on: samples drawn from a key, a loss, an error and a baseline."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rnn_jax.base import check_positive
+
 
 class Example(NamedTuple):
     """One sequence and what is wanted of it; ``vmap`` the sampler for a batch.
 
     Attributes:
-      inputs: (T, D).
+      inputs: (T, D), or what else a `Problem` gives its model.
       target: what the loss compares outputs with; its shape and dtype are the task's.
       mask: (T,) booleans, False in the padding after the last step.
     """
 
-    inputs: jax.Array
-    target: jax.Array
-    mask: jax.Array
+    inputs: Any
+    target: Any
+    mask: Any
 
 
 class SampleFn(Protocol):
@@ -60,6 +63,80 @@ class Task:
     shortest: int = 1
 
 
+def of_varied_length(task: Task, least: int) -> Task:
+    """The same task with lengths drawn from ``least`` to ``steps``, each as often.
+
+    The baseline, too, is the mean over these lengths.
+
+    Raises:
+      TypeError, ValueError: for ``least`` that is no integer or below ``task.shortest``; by
+        ``sample``, for ``steps`` below ``least``.
+
+    >>> from rnn_jax.tasks import adding
+    >>> task = of_varied_length(adding(), 100)
+    >>> keys = jax.random.split(jax.random.key(0), 1000)
+    >>> lengths = jax.vmap(lambda key: task.sample(key, 110).mask.sum())(keys)
+    >>> int(lengths.min()), int(lengths.max())
+    (100, 110)
+    """
+    least = check_positive("of_varied_length: least", least)
+    if least < task.shortest:
+        raise ValueError(
+            f"of_varied_length: least must be at least {task.shortest} for {task.name}, got {least}"
+        )
+
+    def sample(key: jax.Array, steps: int, length: jax.typing.ArrayLike | None = None) -> Example:
+        padding(task.name, steps, length, least)  # for its errors
+        of_length, key = jax.random.split(key)
+        if length is None:
+            length = jax.random.randint(of_length, (), least, steps + 1)
+        return task.sample(key, steps, length)
+
+    def baseline(steps: int) -> float:
+        return fmean(task.baseline(length) for length in range(least, steps + 1))
+
+    return replace(task, sample=sample, baseline=baseline, shortest=least)
+
+
+def solved_after(
+    losses: np.ndarray, errors: np.ndarray, *, mean_loss: float, run: int = 2000
+) -> int | None:
+    """After how many training sequences Hochreiter and Schmidhuber (1997) would have stopped.
+
+    They stop when the last ``run`` sequences were all right, with a mean error below ``mean_loss``:
+    0.01 when adding, 0.1 for the temporal order. They do not say over how many sequences the mean
+    is; here it is of the losses of the same run.
+
+    Args:
+      losses, errors: (N,) of ``Task.loss`` and ``Task.error``, of each sequence before the update
+        that it is trained on.
+
+    Returns:
+      The count, None if they would go on.
+
+    Raises:
+      TypeError, ValueError: for losses and errors that are not two vectors of one length, for a
+        run that is no integer of at least 1.
+
+    >>> errors = np.array([1, 0, 1, 0, 0, 0])
+    >>> solved_after(errors / 10, errors, mean_loss=0.1, run=2)
+    5
+    """
+    run = check_positive("solved_after: run", run)
+    losses, errors = np.asarray(losses, float), np.asarray(errors)
+    if losses.ndim != 1 or losses.shape != errors.shape:
+        raise ValueError(
+            "solved_after: losses and errors must be vectors of one length, "
+            f"got shapes {losses.shape} and {errors.shape}"
+        )
+    wrong = errors != 0
+    # A loss of a wrong answer, NaN perhaps, is in no run that counts.
+    losses = np.where(wrong, 0, losses)
+    counts, sums = (np.cumsum(np.append(0, series)) for series in (wrong, losses))
+    solved = (counts[run:] == counts[:-run]) & (sums[run:] - sums[:-run] < run * mean_loss)
+    return int(np.argmax(solved)) + run if solved.any() else None
+
+
 def at_end(outputs: jax.Array, mask: jax.Array) -> jax.Array:
     """The output of the last step that is not padding: (T, O) -> (O,).
 
@@ -77,7 +154,7 @@ def class_at_end_loss(outputs: jax.Array, example: Example) -> jax.Array:
 
 def class_at_end_error(outputs: jax.Array, example: Example) -> jax.Array:
     """1 where another class than the target has the largest logit at the end, else 0."""
-    return _wrong(at_end(outputs, example.mask), example).astype(outputs.dtype)
+    return wrong(at_end(outputs, example.mask), example).astype(outputs.dtype)
 
 
 def classes_loss(outputs: jax.Array, example: Example) -> jax.Array:
@@ -88,12 +165,11 @@ def classes_loss(outputs: jax.Array, example: Example) -> jax.Array:
 
 def classes_error(outputs: jax.Array, example: Example) -> jax.Array:
     """The share of valid steps at which another class than the target has the largest logit."""
-    wrong = _wrong(outputs, example).astype(outputs.dtype)
-    return jnp.mean(wrong, where=example.mask)
+    return jnp.mean(wrong(outputs, example).astype(outputs.dtype), where=example.mask)
 
 
-def _wrong(logits: jax.Array, example: Example) -> jax.Array:
-    """Whether the largest logit is not the target's; argmax takes NaN for the largest."""
+def wrong(logits: jax.Array, example: Example) -> jax.Array:
+    """Whether the largest logit, (..., K), is not the target's; argmax takes NaN for it."""
     most_likely = jnp.argmax(logits, axis=-1).astype(example.target.dtype)
     return (most_likely != example.target) | jnp.any(jnp.isnan(logits), axis=-1)
 

@@ -1,0 +1,157 @@
+"""The user's files: text, tables and JSON lines, where every fault is one line with the path."""
+
+import csv
+import json
+import re
+from collections.abc import Collection
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file without its byte order mark, every line end a newline.
+
+    Raises:
+      ValueError: for a file that is missing, unreadable, empty, binary or not UTF-8.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}, expected a readable file") from error
+    if (offset := data.find(0)) >= 0:
+        raise ValueError(f"{path}: is binary (NUL at byte {offset}), expected UTF-8 text")
+    try:
+        text = data.decode().removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text at byte {error.start}: {error.reason}") from error
+    if not text.strip():
+        raise ValueError(f"{path}: is empty or blank, expected text or a table")
+    return text
+
+
+def number_table(path: Path) -> Any:
+    r"""A table of measurements as a pandas.DataFrame of text, NaN where a cell is missing.
+
+    The separator is the first of tab, semicolon and comma that the first line holds outside quotes;
+    beside semicolons a comma is the decimal mark. A first row without a number is a header; columns
+    without a name are called "1", "2" and so on by their place. Missing is what pandas takes for
+    it, an empty cell, NA, NaN and null among them, and what a row has too few of.
+
+    Raises:
+      ValueError: as `read_text`, and for a table that does not parse.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "rain.csv")
+    ...     _ = path.write_text("day;;mm\nMon;1,5;NA\n")
+    ...     table = number_table(path)
+    >>> list(table), table.values.tolist()
+    (['day', '2', 'mm'], [['Mon', '1.5', nan]])
+    """
+    import pandas as pd  # type: ignore[import-untyped]
+
+    text = read_text(path)
+    mark = _separator(text)
+    try:
+        cells = pd.read_csv(StringIO(text), sep=mark, header=None, dtype=str, skipinitialspace=True)
+    except ValueError as error:  # pandas' own reason, which may span lines
+        raise ValueError(f"{path}: is not a table: {' '.join(str(error).split())}") from error
+    names = [str(place + 1) for place in range(cells.shape[1])]
+    header = cells.iloc[0].fillna("").str.strip()
+    if mark == ";":
+        cells = cells.apply(lambda column: column.str.replace(",", "."))
+    if cells[:1].apply(numbers).isna().all(axis=None):
+        names = [name or place for name, place in zip(header, names, strict=True)]
+        cells = cells[1:]
+    return cells.set_axis(names, axis=1).reset_index(drop=True)
+
+
+def numbers(cells: Any) -> Any:
+    """A column of cells (pandas.Series) as float64, NaN for what is no number."""
+    import pandas as pd
+
+    return pd.to_numeric(cells, errors="coerce").astype(float)
+
+
+def mostly_numbers(table: Any) -> np.ndarray:
+    """Which columns of a table are numeric.
+
+    Those of which most filled cells are numbers, not all: a stray word is an error, not a reason to
+    leave a column out.
+    """
+    columns = (cells for _, cells in table.items())
+    return np.array([2 * numbers(cells).count() > cells.count() for cells in columns], bool)
+
+
+def text_table(path: Path, known: Collection[str]) -> Any:
+    r"""A table of texts as a pandas.DataFrame of strings, "" where a cell is missing.
+
+    `.jsonl`, `.ndjson` and `.json` hold one JSON object per line, any other file a table: its
+    separator is the first of tab, semicolon and comma that the first line holds outside quotes.
+    A table with tabs has no quoting. The first row names the columns; in a table of two columns
+    with none of the ``known`` names, in any case, it is data if one of its cells occurs again in
+    its column.
+
+    Raises:
+      ValueError: as `read_text`, for rows of different lengths, for what is no table or no JSON.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "mail.csv")
+    ...     _ = path.write_text('ham,"Well, well"\nham,NA\n')
+    ...     table = text_table(path, ["text"])
+    >>> list(table), table.values.tolist()
+    (['column 1', 'column 2'], [['ham', 'Well, well'], ['ham', 'NA']])
+    """
+    import pandas as pd
+
+    if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
+        return pd.DataFrame(_json_lines(path)).fillna("")
+    (names, *rows) = _text_rows(path)
+    again = any(name == row[column] for row in rows for column, name in enumerate(names))
+    if len(names) == 2 and again and not {name.lower() for name in names} & set(known):
+        return pd.DataFrame([names, *rows], columns=["column 1", "column 2"])
+    return pd.DataFrame(rows, columns=names)
+
+
+def _separator(text: str) -> str:
+    first_line = re.sub('"[^"]*"', "", text.lstrip("\n").partition("\n")[0])
+    return next((mark for mark in "\t;," if mark in first_line), ",")
+
+
+def _text_rows(path: Path) -> list[list[str]]:
+    text = read_text(path)
+    mark = _separator(text)
+    try:
+        if mark == "\t":  # in messages a lone quotation mark is common: it would swallow rows
+            cells = csv.reader(StringIO(text), delimiter=mark, quoting=csv.QUOTE_NONE)
+        else:
+            cells = csv.reader(StringIO(text), delimiter=mark, strict=True)
+        rows = [[cell.strip() for cell in row] for row in cells if row]
+    except csv.Error as error:
+        raise ValueError(f"{path}: is not a table: {error}") from error
+    for number, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise ValueError(
+                f"{path}: data row {number} has {len(row)} cells, expected {len(rows[0])}"
+            )
+    return rows
+
+
+def _json_lines(path: Path) -> list[dict[str, str]]:
+    """The objects as strings by name; null and NaN are empty."""
+    records: list[dict[str, str]] = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line, parse_constant=lambda constant: None)
+        except ValueError as error:
+            raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}: line {number} is {line!r:.40}, expected a JSON object")
+        records.append({name: "" if cell is None else str(cell) for name, cell in record.items()})
+    return records

@@ -11,6 +11,7 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import functools
 import os
 import re
 import runpy
@@ -30,12 +31,32 @@ from ml_collections import ConfigDict, config_flags  # type: ignore[import-untyp
 from experiments.report import Report, show_report, write_report
 from experiments.rundir import CHECKOUT, Arrays, RunDir, UserError, open_run, unit_names
 
-__all__ = ["Experiment", "Report", "UserError", "configure_jax", "main", "run", "select_variant"]
+__all__ = [
+    "Command",
+    "Desk",
+    "Experiment",
+    "Report",
+    "UserError",
+    "configure_jax",
+    "main",
+    "run",
+    "select_variant",
+]
 
 FLAGS = flags.FLAGS
 OWN_FLAGS = ("config", "workdir", "plot_only")
 ELEMENTS = {int: "integers", float: "numbers", str: "strings"}
 _T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Desk:
+    """What a long unit works with beside its config."""
+
+    folder: Path
+    """Its own, made if need be; what it leaves there it finds again after an interruption."""
+    tell: Callable[[int, int, str], None]
+    """(steps done, of how many, how it goes): shown under the progress of the units."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +68,27 @@ class Experiment:
     """Raises a ValueError of one line: the field, what came and what was expected."""
     units: Callable[[ConfigDict], Sequence[str]]
     """Names of the pieces of work, in order; each becomes a file name."""
-    run_unit: Callable[[ConfigDict, str], Arrays]
-    """The raw arrays of one unit, the same at every call."""
+    run_unit: Callable[..., Arrays]
+    """(config, unit) -> the raw arrays of one unit, the same at every call."""
     report: Callable[[ConfigDict, Mapping[str, Arrays]], Report]
     """What the arrays of all units, as read back from the run directory, amount to."""
+    prepare: Callable[[ConfigDict], object] | None = None
+    """Reads what units need, such as the user's files, before the run directory is made; raises as
+    `validate` does. Not for --plot_only."""
+    has_desk: bool = False
+    """Whether `run_unit` takes a third argument, a `Desk`."""
 
 
-def main(experiment: Experiment) -> NoReturn:
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What answers at once and keeps nothing: it has no run directory."""
+
+    name: str
+    answer: Callable[[ConfigDict], None]
+    """Prints; raises a ValueError of one line for what is wrong with the config."""
+
+
+def main(experiment: Experiment | Command) -> NoReturn:
     """Runs `experiment` as its flags say and exits.
 
     The exit code is 0, 2 for what the user can put right, 130 or 143 when stopped by Ctrl-C or
@@ -62,15 +97,19 @@ def main(experiment: Experiment) -> NoReturn:
 
     def start(argv: Sequence[str]) -> None:
         del argv
-        if not FLAGS.plot_only:
+        if isinstance(experiment, Command) or not FLAGS.plot_only:
             configure_jax()
-        run(experiment, FLAGS.config, FLAGS.workdir, plot_only=FLAGS.plot_only)
+        if isinstance(experiment, Command):
+            _blame_user(experiment.answer, FLAGS.config)
+        else:
+            run(experiment, FLAGS.config, FLAGS.workdir, plot_only=FLAGS.plot_only)
         sys.stdout.flush()  # here, where a reader that has gone is still caught
 
     signal.signal(signal.SIGTERM, _terminate)
     sys.unraisablehook = _interrupt_again
     try:
-        app.run(start, flags_parser=_parse_flags)
+        own = ("config",) if isinstance(experiment, Command) else OWN_FLAGS
+        app.run(start, flags_parser=functools.partial(_parse_flags, own=own))
     except UserError as error:
         _exit(2, experiment.name, str(error))
     except BrokenPipeError:  # whoever reads the output, such as head, has seen enough
@@ -133,6 +172,8 @@ def run(
     """
     _blame_user(experiment.validate, config)
     units = _blame_user(lambda config: unit_names(experiment.units(config)), config)
+    if experiment.prepare and not plot_only:
+        _blame_user(experiment.prepare, config)
     with open_run(Path(workdir), experiment.name, config.to_dict(), create=not plot_only) as rundir:
         results: dict[str, Arrays] = {}
         for unit in units:
@@ -198,15 +239,44 @@ def _compute(
     )
     with bar:
         task = bar.add_task("", total=len(units), completed=len(results))
+        inner = bar.add_task("", total=None, visible=False)
         for unit in missing:
             start = time.perf_counter()
             bar.update(task, description=unit)
-            rundir.save_unit(unit, experiment.run_unit(config, unit))
+            arguments: list[Any] = [config, unit]
+            if experiment.has_desk:
+                bar.reset(inner)
+                folder = rundir.path / "units" / unit
+                arguments.append(Desk(folder, _teller(bar, inner) if terminal else _lines(unit)))
+            rundir.save_unit(unit, experiment.run_unit(*arguments))
+            bar.update(inner, visible=False)
             results[unit] = rundir.load_unit(unit) or {}  # as a later start would find it
             bar.update(task, advance=1, description="")
             if not terminal:
                 seconds = time.perf_counter() - start
                 print(f"[{len(results)}/{len(units)}] {unit}: {seconds:.1f} s", flush=True)
+
+
+def _teller(bar: Any, inner: Any) -> Callable[[int, int, str], None]:
+    """Shows how a unit goes in a line of its own under the bar of the units."""
+
+    def tell(done: int, total: int, text: str) -> None:
+        bar.update(inner, completed=done, total=total, description=text, visible=True)
+
+    return tell
+
+
+def _lines(unit: str, every: float = 10.0) -> Callable[[int, int, str], None]:
+    """Prints how a unit goes, a line in so many seconds."""
+    printed = time.perf_counter()
+
+    def tell(done: int, total: int, text: str) -> None:
+        nonlocal printed
+        if time.perf_counter() - printed >= every:
+            printed = time.perf_counter()
+            print(f"{unit}: {done}/{total}, {text}", flush=True)
+
+    return tell
 
 
 def configure_jax() -> None:
@@ -332,21 +402,22 @@ class _Elements(flags.ArgumentParser):
             raise UserError(f"--{self.field}={argument}: expected {expected}") from None
 
 
-def _define_flags() -> None:
+def _define_flags(own: Sequence[str]) -> None:
     config_flags.DEFINE_config_file(
         "config", None, "Config FILE.py[:variant]; --config.FIELD=VALUE sets a field of it."
     )
-    flags.DEFINE_string("workdir", None, "Run directory: a new one, or one to resume.")
-    flags.DEFINE_boolean("plot_only", False, "Redraw from saved results, compute nothing.")
-    for name in OWN_FLAGS:  # so that --help lists them
+    if "workdir" in own:
+        flags.DEFINE_string("workdir", None, "Run directory: a new one, or one to resume.")
+        flags.DEFINE_boolean("plot_only", False, "Redraw from saved results, compute nothing.")
+    for name in own:  # so that --help lists them
         FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
     FLAGS["config"].parser = _ConfigFile()
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses `argv` into FLAGS; everything wrong with it is a UserError."""
+def _parse_flags(argv: list[str], own: Sequence[str] = OWN_FLAGS) -> list[str]:
+    """Parses `argv` into FLAGS, of which `own` are ours; what is wrong with it is a UserError."""
     try:
-        _define_flags()
+        _define_flags(own)
         # Unless asked for, no more than warnings: JAX has much to tell its developers.
         rest = FLAGS([argv[0], "--verbosity=-1", *argv[1:]])
     except SystemExit:
@@ -355,7 +426,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         name, config = error.flagname, FLAGS["config"].value
         if config is None and name.startswith("config."):
             raise UserError(f"--{name}: there is no --config=FILE.py before it") from None
-        names = [*OWN_FLAGS, *([f"config.{name}"] if name in (config or ()) else [])]
+        names = [*own, *([f"config.{name}"] if name in (config or ()) else [])]
         raise UserError(f"unknown flag --{name}; {_nearest(name, names)}") from None
     except flags.IllegalFlagValueError as error:
         argument = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
@@ -366,9 +437,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise UserError(str(error).split(". ")[0]) from None
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}; expected only --FLAG=VALUE")
-    for name in ("config", "workdir"):
-        if not FLAGS[name].value:
-            raise UserError(f"--{name} is missing; expected --config=FILE.py --workdir=DIRECTORY")
+    expected = {"config": "--config=FILE.py", "workdir": "--workdir=DIRECTORY"}
+    for name in expected:
+        if name in own and not FLAGS[name].value:
+            needed = " ".join(text for flag, text in expected.items() if flag in own)
+            raise UserError(f"--{name} is missing; expected {needed}")
     tuples = [name for name in FLAGS if isinstance(FLAGS[name].parser, _Elements)]
     FLAGS.config.update_from_flattened_dict({name: FLAGS[name].value for name in tuples}, "config.")
     return rest

@@ -1,0 +1,151 @@
+"""Configurations of training: a task each, and TASK_smoke in seconds."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+
+from experiments.launch import select_variant
+
+
+def base() -> ml_collections.ConfigDict:
+    """What all tasks have."""
+    config = ml_collections.ConfigDict()
+    config.task = ""
+    config.seed = 0
+    config.seeds = 3
+    config.data = ml_collections.ConfigDict({"seed": 0})  # what the task is made of
+
+    # feed_forward, a cell, bidirectional_ and a cell; a cell may be your own, "module:name"
+    config.networks = ("lstm",)
+    config.hidden_size = 64
+    config.layers = 1
+    config.embedding = 32  # of tokens
+    config.dropout = 0.0
+    config.pool = "last"  # how a sequence becomes one vector: last, mean, ends
+    config.attention = True  # of an encoder-decoder
+    config.features = (128,)  # hidden layers between a vector and the decoder that speaks of it
+
+    config.optimiser = "adam"
+    config.learning_rate = 0.003
+    config.schedule = "constant"
+    config.weight_decay = 0.01  # of adamw
+    config.clip = 1.0  # the largest global norm of the gradient
+    config.batch = 32
+    config.updates = 2000  # at most
+    config.every = 100  # updates between two looks at the validation set
+    config.patience = 10  # looks without anything better before it stops
+    config.shown = 5  # examples in the summary
+    return config
+
+
+def task(name: str, data: dict[str, Any] | None = None, **fields: Any) -> ml_collections.ConfigDict:
+    """`base` with a task's own data and fields."""
+    config = base()
+    config.task = name
+    config.data.update(data or {})
+    config.update(fields)
+    return config
+
+
+TASKS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
+    "digits": lambda: task(
+        "digits",
+        networks=("feed_forward", "lstm", "bidirectional_lstm"),
+        dropout=0.3,
+        updates=4000,
+        every=200,
+    ),
+    "captions": lambda: task("captions", {"train": 6000}, hidden_size=128, updates=8000, every=400),
+    "music": lambda: task("music", networks=("gru",), dropout=0.3, updates=1500),
+    "sentiment": lambda: task(
+        "sentiment",
+        {"path": "", "text": "", "label": "", "hub": ""},  # the user's file, or a set of the hub
+        networks=("gru",),
+        updates=1000,
+    ),
+    "forecasting": lambda: task(
+        "forecasting",
+        # Or co2; or the user's table with the names of its columns, and its period in steps.
+        {
+            "series": "sunspots",
+            "path": "",
+            "column": "",
+            "time": "",
+            "unit": "",
+            "period": 0,
+            "window": 0,
+        },
+        seeds=5,
+        hidden_size=16,
+        optimiser="adamw",
+        updates=1500,
+        every=50,
+    ),
+    "characters": lambda: task(
+        "characters",
+        {"path": "", "steps": 64, "limit": 4000},
+        hidden_size=256,
+        learning_rate=0.004,
+        schedule="warmup_cosine",
+        seeds=2,
+        updates=2200,
+        every=200,
+    ),
+    "words": lambda: task(
+        "words",
+        {"path": "", "steps": 32, "limit": 4000},
+        hidden_size=128,
+        embedding=128,
+        dropout=0.3,
+        updates=1600,
+        patience=4,
+    ),
+    "video": lambda: task(
+        "video", {"train": 2000}, networks=("convlstm",), hidden_size=12, updates=1200
+    ),
+    "translation": lambda: task(
+        "translation",
+        {"source": "en", "target": "de", "largest": 9999, "count": 10_000},
+        networks=("bidirectional_gru",),
+        pool="ends",
+        updates=1500,
+    ),
+    "handwriting": lambda: task(
+        "handwriting",
+        {"train": 6000, "path": ""},  # or the user's features and transcripts
+        networks=("lstm", "bidirectional_lstm"),
+        updates=1600,
+    ),
+}
+
+SMOKE: dict[str, dict[str, Any]] = {
+    "digits": {"networks": ("feed_forward", "gru"), "hidden_size": 32, "updates": 300},
+    "captions": {"data": {"train": 1000}, "updates": 600},
+    "music": {"updates": 150},
+    "sentiment": {"updates": 500},
+    "forecasting": {"updates": 300},
+    "characters": {"hidden_size": 64, "updates": 200},
+    "words": {"data": {"limit": 300}, "hidden_size": 64, "updates": 200},
+    "video": {"data": {"train": 300}, "hidden_size": 6, "updates": 100},
+    "translation": {"data": {"largest": 999, "count": 1000}, "updates": 300},
+    "handwriting": {"data": {"train": 500}, "networks": ("bidirectional_lstm",), "updates": 400},
+}
+
+
+def smoke(name: str) -> ml_collections.ConfigDict:
+    """The task once, small."""
+    config = TASKS[name]()
+    config.seeds = 1
+    config.every = 50
+    fields = dict(SMOKE[name])
+    config.data.update(fields.pop("data", {}))
+    config.update(fields)
+    return config
+
+
+def get_config(variant: str = "digits") -> ml_collections.ConfigDict:
+    """The configuration of a variant."""
+    smokes = {f"{name}_smoke": functools.partial(smoke, name) for name in TASKS}
+    return select_variant(TASKS | smokes, variant)

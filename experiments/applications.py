@@ -1,0 +1,164 @@
+"""What `experiments.train` can be asked for: each task with its data and its models."""
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict  # type: ignore[import-untyped]
+
+from rnn_jax.base import Cell, Layer
+from rnn_jax.cells import lookup
+from rnn_jax.combinators import bidirectional, chain, stack
+from rnn_jax.models import EncoderDecoder, ManyToMany, ManyToOne, OneToMany, OneToOne, Reader
+from rnn_jax.tasks import (
+    Conditioned,
+    Problem,
+    Series,
+    captions,
+    chorales,
+    classification,
+    digit_lines,
+    forecasting,
+    load_text,
+    moving_digits,
+    next_symbols,
+    reviews,
+    series,
+    series_from_csv,
+    speech,
+    text_from_file,
+    text_from_hub,
+    translation,
+)
+
+Data = Mapping[str, Any]
+
+FEED_FORWARD = "feed_forward"
+BOTH_WAYS = "bidirectional_"
+
+
+def _digits(data: Data, network: str) -> Problem:
+    return classification(data["seed"], as_rows=network != FEED_FORWARD)
+
+
+def _classified_text(data: Data, network: str) -> Problem:
+    columns: dict[str, Any] = {name: data[name] or None for name in ("text", "label")}
+    if data["path"]:
+        return text_from_file(data["path"], **columns, seed=data["seed"])
+    if data["hub"]:
+        return text_from_hub(data["hub"], **columns, seed=data["seed"])
+    return reviews(data["seed"])
+
+
+def series_of(data: Data) -> Series:
+    """The series that ``config.data`` of forecasting names."""
+    if not data["path"]:
+        return series(data["series"])
+    return series_from_csv(
+        data["path"],
+        column=data["column"] or None,
+        time=data["time"] or None,
+        unit=data["unit"],
+        period=data["period"] or None,
+    )
+
+
+def _forecasting(data: Data, network: str) -> Problem:
+    return forecasting(series_of(data), data["window"] or None)
+
+
+def _language(level: str) -> Callable[[Data, str], Problem]:
+    def problem(data: Data, network: str) -> Problem:
+        text = load_text(data["path"] or None)
+        return next_symbols(text, level, steps=data["steps"], limit=data["limit"])
+
+    return problem
+
+
+def _handwriting(data: Data, network: str) -> Problem:
+    if data["path"]:
+        return speech(data["path"], seed=data["seed"])
+    return digit_lines(data["seed"], train=data["train"])
+
+
+# Each makes the problem of ``config.data`` and the name of a network, for which an image may be
+# flat or a sequence of rows.
+APPLICATIONS: Mapping[str, Callable[[Data, str], Problem]] = {
+    "digits": _digits,
+    "captions": lambda data, network: captions(data["seed"], train=data["train"]),
+    "music": lambda data, network: chorales(data["seed"]),
+    "sentiment": _classified_text,
+    "forecasting": _forecasting,
+    "characters": _language("character"),
+    "words": _language("word"),
+    "video": lambda data, network: moving_digits(data["seed"], train=data["train"]),
+    "translation": lambda data, network: translation(**data),
+    "handwriting": _handwriting,
+}
+
+
+def problem_of(config: ConfigDict, network: str) -> Problem:
+    """The problem that a configuration describes; the same one for equal arguments."""
+    return _problem_of(config.task, json.dumps(config.data.to_dict(), sort_keys=True), network)
+
+
+@functools.lru_cache(maxsize=4)
+def _problem_of(task: str, data: str, network: str) -> Problem:
+    return APPLICATIONS[task](json.loads(data), network)
+
+
+def check_network(name: str) -> None:
+    """Raises ValueError for what is neither "feed_forward" nor [bidirectional_]CELL."""
+    if name != FEED_FORWARD:
+        lookup(name.removeprefix(BOTH_WAYS))
+
+
+def model_of(config: ConfigDict, network: str, problem: Problem) -> nn.Module:
+    """The network of a name for a problem.
+
+    "feed_forward", the name of a cell, or "bidirectional_" and the name of a cell, of which a
+    decoder reads forward all the same.
+    """
+    outputs = problem.output_size
+    if network == FEED_FORWARD:
+        features = (config.hidden_size,) * config.layers
+        return OneToOne(features, outputs, dropout=config.dropout)
+    inputs = problem.validation.inputs
+    space = () if isinstance(inputs, Conditioned) else np.shape(inputs)[2:-1]
+
+    def reader(network: str, tokens: int | None) -> Reader:
+        layer = _layer(network, config.layers, space)
+        embedding = config.embedding if tokens else None
+        return Reader(layer, config.hidden_size, tokens, embedding, config.dropout)
+
+    if problem.topology == "many_to_one":
+        return ManyToOne(reader(network, problem.tokens), outputs, config.pool)
+    if problem.topology == "many_to_many":
+        return ManyToMany(reader(network, problem.tokens), outputs)
+    decoder = reader(network.removeprefix(BOTH_WAYS), problem.target_tokens)
+    if problem.topology == "one_to_many":
+        return OneToMany(decoder, outputs, config.features)
+    encoder = reader(network, problem.tokens)
+    return EncoderDecoder(encoder, decoder, outputs, config.attention, config.pool)
+
+
+def _layer(network: str, layers: int, space: tuple[int, ...]) -> Cell | Layer:
+    """Cells above each other; over space if the inputs are images, (T, H, W, C)."""
+    cell = lookup(network.removeprefix(BOTH_WAYS), {"shape": space} if space else {})
+    if network.startswith(BOTH_WAYS):
+        both = bidirectional(cell)
+        return both if layers == 1 else chain(*[both] * layers)
+    return cell if layers == 1 else stack(*[cell] * layers)
+
+
+def check_data(config: ConfigDict) -> None:
+    """Reads the data of all networks, for the errors it may have."""
+    for network in config.networks:
+        problem = problem_of(config, network)
+        if network == FEED_FORWARD and problem.topology != "one_to_one":
+            raise ValueError(
+                f"config.networks: {FEED_FORWARD} reads no sequences, as {config.task} has"
+            )

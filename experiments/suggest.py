@@ -1,0 +1,70 @@
+"""Suggests how a text goes on, by a network that `experiments.train` has trained on text.
+
+Run: python -m experiments.suggest --config=configs/suggest.py --config.run=runs/words
+--config.prefix="The value of the"
+
+It prints the most probable next words (or characters) with their probabilities, and a text sampled
+after the prefix. Give it the run directory of the task ``words`` or ``characters``.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import ml_collections
+import pandas as pd
+
+from experiments import checks, launch, train
+from experiments.applications import model_of, problem_of
+from experiments.generation import continued, encoded, suggestions
+from experiments.report import Report, show_report
+from rnn_jax.tasks.language import Language
+from rnn_jax.training import Checkpoints, begin
+
+
+def answer(config: ml_collections.ConfigDict) -> None:
+    """Prints suggestions and a continuation."""
+    checks.at_least(config, 1, "count", "length")
+    checks.at_least(config, 0, "seed", "number")
+    checks.positive(config, "temperature")
+    trained = _trained_config(Path(config.run))
+    network = trained.networks[0]
+    problem = problem_of(trained, network)
+    if not isinstance(problem, Language):
+        raise ValueError(f"config.run={config.run}: is of {trained.task}, expected text")
+    tokens = encoded(problem, config.prefix)
+
+    model = model_of(trained, network, problem)
+    like = begin(model, problem, train.recipe_of(trained), jax.random.key(0))
+    folder = Path(config.run) / "units" / f"{network}.{config.number}" / "checkpoints"
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such checkpoints; is network {config.number} trained?")
+    with Checkpoints(folder) as checkpoints:
+        found = checkpoints.newest(like)
+    if found is None:
+        raise ValueError(f"{folder}: no checkpoint that can be read")
+    params = found[1].best
+
+    rows = suggestions(model, params, problem, config.prefix, config.count)
+    table = pd.DataFrame([{"next": repr(symbol), "probability": p} for symbol, p in rows])
+    text = continued(
+        jax.random.key(config.seed), model, params, problem, tokens,
+        count=config.length, temperature=config.temperature,
+    )  # fmt: skip
+    glue = "" if trained.task == "characters" else " "
+    notes = [f"Sampled at temperature {config.temperature:g}: {config.prefix}{glue}{text}"]
+    show_report(Report(table, table, {}, notes))
+
+
+def _trained_config(run: Path) -> ml_collections.ConfigDict:
+    try:
+        saved = json.loads((run / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"config.run={run}: no run directory of experiments.train") from error
+    if "networks" not in saved or "task" not in saved:
+        raise ValueError(f"config.run={run}: is of another experiment, expected one of train")
+    return ml_collections.ConfigDict(saved)
+
+
+if __name__ == "__main__":
+    launch.main(launch.Command("suggest", answer))

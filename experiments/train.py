@@ -1,0 +1,296 @@
+"""Trains networks on a task, several seeds of each, beside baselines from the same data.
+
+Run: python -m experiments.train --config=configs/train.py:TASK --workdir=runs/NAME
+
+A unit is one network from one seed. It looks at the validation set every so many updates, keeps a
+checkpoint each time and stops when nothing gets better. What was best on the validation set is
+judged on the test set, once. In units/NETWORK.SEED/ of the run directory are its checkpoints, its
+metrics.csv and event files for TensorBoard. A run that is stopped at any moment goes on from the
+last look, to the same weights, bit for bit.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pandas as pd
+from flax import linen as nn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import checks, figures, launch
+from experiments.applications import (
+    APPLICATIONS,
+    check_data,
+    check_network,
+    model_of,
+    problem_of,
+    series_of,
+)
+from experiments.generation import products
+from rnn_jax.tasks import Problem, forecasts
+from rnn_jax.training import (
+    OPTIMISERS,
+    SCHEDULES,
+    Checkpoints,
+    Diverged,
+    History,
+    MetricsWriter,
+    Progress,
+    Recipe,
+    best_row,
+    evaluate,
+    fit,
+    make_optimiser,
+)
+
+Results = Mapping[str, Mapping[str, np.ndarray]]
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Everything that can be wrong with a configuration, but for its data."""
+    checks.known("task", config.task, APPLICATIONS)
+    checks.different("networks", config.networks)
+    for network in config.networks:
+        check_network(network)
+    checks.at_least(config, 1, "seeds", "hidden_size", "layers", "embedding")
+    checks.at_least(config, 1, "batch", "updates", "every", "patience")
+    checks.at_least(config, 0, "seed", "shown")
+    checks.positive(config, "learning_rate", "clip")
+    for size in config.features:
+        checks.at_least({"features": size}, 1, "features")
+    checks.known("optimiser", config.optimiser, OPTIMISERS)
+    checks.known("schedule", config.schedule, SCHEDULES)
+    checks.known("pool", config.pool, ("last", "mean", "ends"))
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"config.dropout must be a rate from 0 to below 1, got {config.dropout:g}")
+    if config.updates % config.every:
+        raise ValueError(
+            f"config.updates must be a multiple of every = {config.every}, got {config.updates}"
+        )
+
+
+def units(config: ml_collections.ConfigDict) -> list[str]:
+    """One for each network and seed."""
+    return [f"{network}.{n}" for network in config.networks for n in range(config.seeds)]
+
+
+def run_unit(
+    config: ml_collections.ConfigDict, unit: str, desk: launch.Desk
+) -> dict[str, np.ndarray]:
+    """The `History`, what the test set says of the best parameters, the baselines and examples."""
+    network, _, number = unit.rpartition(".")
+    problem = problem_of(config, network)
+    model = model_of(config, network, problem)
+    key = jax.random.fold_in(jax.random.key(config.seed), int(number))
+    with (
+        Checkpoints(desk.folder / "checkpoints") as checkpoints,
+        MetricsWriter(desk.folder, problem.metric.name) as writer,
+    ):
+        try:
+            for progress in fit(model, problem, recipe_of(config), key, checkpoints=checkpoints):
+                writer.write(progress.history)
+                desk.tell(int(progress.state.step), config.updates, _how_it_goes(progress, problem))
+        except Diverged as error:
+            kept = checkpoints.path(error.good_step)
+            raise launch.UserError(
+                f"{unit}: {error} ({kept}); try a smaller learning_rate"
+            ) from None
+    loss, metric = evaluate(model, problem, progress.best, problem.test)
+    made = products(jax.random.fold_in(key, 1), model, progress.best, problem, desk.folder)
+    names = list(problem.baselines)
+    return {
+        **{name: np.asarray(column) for name, column in progress.history._asdict().items()},
+        "test_loss": np.array(loss),
+        "test_metric": np.array(metric),
+        "best_row": np.array(best_row(progress.history, problem.metric)),
+        "metric_name": np.array(problem.metric.name),
+        "higher_is_better": np.array(problem.metric.higher_is_better),
+        "baseline_names": np.array(names, str),
+        "baselines": np.array([problem.baselines[name] for name in names], float),
+        "examples": np.array(_examples(model, problem, progress, config.shown), str),
+        "products": np.array(made, str),
+        **(_forecast(config, model, progress, problem) if config.task == "forecasting" else {}),
+    }
+
+
+def recipe_of(config: ml_collections.ConfigDict) -> Recipe:
+    """How a configuration says to train."""
+    optimiser = make_optimiser(
+        config.optimiser,
+        config.learning_rate,
+        schedule=config.schedule,
+        updates=config.updates,
+        clip=config.clip,
+        **({"weight_decay": config.weight_decay} if config.optimiser == "adamw" else {}),
+    )
+    return Recipe(optimiser, config.batch, config.updates, config.every, config.patience)
+
+
+def _how_it_goes(progress: Progress, problem: Problem) -> str:
+    rows = ~np.isnan(progress.history.updates)
+    last = History(*(np.asarray(column)[rows][-1] for column in progress.history))
+    return (
+        f"loss {last.train_loss:.4g}, {problem.metric.name} {last.metric:.4g}, "
+        f"ln gradient norm {last.log_gradient_norm:.2f}"
+    )
+
+
+def _examples(model: nn.Module, problem: Problem, progress: Progress, count: int) -> list[str]:
+    """What the first test examples look like, and what the network says of them, a line each."""
+    if problem.show is None:
+        return []
+    lines = []
+    for n in range(min(count, len(problem.test.mask))):
+        example = jax.tree.map(lambda leaf, n=n: np.asarray(leaf[n]), problem.test)
+        variables = {"params": progress.best}
+        outputs: Any = model.apply(variables, example.inputs, example.mask)
+        shown = problem.show(np.asarray(outputs), example)
+        one_line = {column: text for column, text in shown.items() if "\n" not in text}
+        lines.append("; ".join(f"{column}: {text}" for column, text in one_line.items()))
+    return lines
+
+
+def _forecast(
+    config: ml_collections.ConfigDict, model: nn.Module, progress: Progress, problem: Problem
+) -> dict[str, np.ndarray]:
+    """The forecasts of the test part beside the truth, in units of the data."""
+
+    def apply(example: Any) -> Any:
+        return model.apply({"params": progress.best}, example.inputs, example.mask)
+
+    outputs: Any = jax.vmap(apply)(jax.tree.map(jnp.asarray, problem.test))
+    series = series_of(config.data)
+    times, truth, forecast = forecasts(series, np.asarray(outputs))
+    return {
+        "times": times.astype(str) if times.dtype.kind == "M" else times,
+        "truth": truth,
+        "forecast": forecast,
+        "quantity": np.array(f"{series.name} ({series.unit})" if series.unit else series.name),
+    }
+
+
+def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
+    """Every look at the validation set, the test beside the baselines, learning curves."""
+    first = results[units(config)[0]]
+    name, higher = str(first["metric_name"]), bool(first["higher_is_better"])
+    rows = []
+    for network in config.networks:
+        for n in range(config.seeds):
+            arrays = results[f"{network}.{n}"]
+            unit = {"network": network, "seed": n}
+            for row in np.flatnonzero(~np.isnan(arrays["updates"])):
+                look = {field: float(arrays[field][row]) for field in History._fields}
+                rows.append(unit | {"set": "validation"} | look)
+            best = float(arrays["updates"][arrays["best_row"]])
+            tested = {"updates": best, "metric": float(arrays["test_metric"])}
+            rows.append(unit | {"set": "test"} | tested)
+    table = pd.DataFrame(rows)
+
+    summary = []
+    for network in config.networks:
+        tests = table[(table["network"] == network) & (table["set"] == "test")]
+        values = tests["metric"]
+        summary.append(
+            {
+                "who": figures.label(network),
+                name: f"{values.mean():.4g}",
+                "sd over seeds": f"{values.std():.2g}" if len(values) > 1 else "",
+                "worst": f"{values.min() if higher else values.max():.4g}",
+                "updates to the best": f"{tests['updates'].mean():.0f}",
+            }
+        )
+    summary += [
+        {"who": f"baseline: {who}", name: f"{value:.4g}"}
+        | dict.fromkeys(("sd over seeds", "worst", "updates to the best"), "")
+        for who, value in zip(first["baseline_names"], first["baselines"], strict=True)
+    ]
+    notes = [f"{name} on the test set, {'higher' if higher else 'lower'} is better."]
+    notes += [f"Example {n}: {line}" for n, line in enumerate(first["examples"].tolist(), 1)]
+    notes += first["products"].tolist()
+    drawings = {"learning": lambda: draw_learning(config, results)}
+    if config.task == "forecasting":
+        drawings["forecast"] = lambda: draw_forecast(config, results)
+    return launch.Report(
+        table,
+        pd.DataFrame(summary),
+        drawings,
+        notes,
+    )
+
+
+def _over_seeds(
+    config: ml_collections.ConfigDict, results: Results, network: str, field: str
+) -> np.ndarray:
+    return np.array([results[f"{network}.{n}"][field] for n in range(config.seeds)])
+
+
+@figures.styled
+def draw_learning(config: ml_collections.ConfigDict, results: Results) -> Figure:
+    """The validation metric against updates, with the baselines, and the gradient's norm."""
+    first = results[units(config)[0]]
+    title = f"{config.task}: median and range over {config.seeds} seeds; baselines dashed"
+    figure, (of_metric, of_norm) = figures.panels(2, title=title, share_y=False)
+    colours = figures.colours(config.networks)
+    for network in config.networks:
+        style = {"color": colours[network], "label": figures.label(network)}
+        # fmax passes over the NaN of seeds that have stopped.
+        updates = np.fmax.reduce(_over_seeds(config, results, network, "updates"), axis=0)
+        for axes, field in ((of_metric, "metric"), (of_norm, "log_gradient_norm")):
+            _curve(axes, updates, _over_seeds(config, results, network, field), style)
+    for name, value in zip(first["baseline_names"], first["baselines"], strict=True):
+        of_metric.axhline(value, color="0.4", linestyle="--", linewidth=1)
+        of_metric.annotate(
+            str(name),
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize="x-small",
+            color="0.3",
+        )
+    of_metric.set(xlabel="updates", ylabel=f"{first['metric_name']}, validation set")
+    of_norm.set(xlabel="updates", ylabel="ln of the largest gradient norm")
+    figures.common_legend(figure, [of_metric], columns=4)
+    return figure
+
+
+def _curve(axes: Axes, x: np.ndarray, samples: np.ndarray, style: dict[str, Any]) -> None:
+    """The median over seeds and all of their range; seeds that have stopped are left out."""
+    some = ~np.isnan(samples).all(axis=0)
+    x, samples = x[some], samples[:, some]
+    axes.plot(x, np.nanmedian(samples, axis=0), **style)
+    low, high = np.nanmin(samples, axis=0), np.nanmax(samples, axis=0)
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+
+
+@figures.styled
+def draw_forecast(config: ml_collections.ConfigDict, results: Results) -> Figure:
+    """The test part of a series with the forecast of each value from those before it."""
+    network = config.networks[0]
+    first = results[f"{network}.0"]
+    times = first["times"]
+    if times.dtype.kind == "U":
+        times = times.astype("datetime64[s]")
+    title = f"Each value forecast from those before it: test part, {config.seeds} seeds"
+    figure, (axes,) = figures.panels(1, title=title, width=8.0)
+    axes.plot(times, first["truth"], color="black", marker=".", label="truth")
+    colours = figures.colours(config.networks)
+    for network in config.networks:
+        for n, forecast in enumerate(_over_seeds(config, results, network, "forecast")):
+            label = figures.label(network) if n == 0 else None
+            axes.plot(times, forecast, color=colours[network], alpha=0.6, label=label)
+    axes.set(ylabel=str(first["quantity"]), xlabel="time")
+    figures.common_legend(figure, [axes], columns=4)
+    return figure
+
+
+EXPERIMENT = launch.Experiment(
+    "train", validate, units, run_unit, report, prepare=check_data, has_desk=True
+)
+
+if __name__ == "__main__":
+    launch.main(EXPERIMENT)

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from experiments import checks, figures, launch
 from experiments.applications import (
     APPLICATIONS,
+    BOTH_WAYS,
     check_data,
     check_network,
     model_of,
@@ -196,7 +197,7 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
         values = tests["metric"]
         summary.append(
             {
-                "who": figures.label(network),
+                "who": _label(network),
                 name: f"{values.mean():.4g}",
                 "sd over seeds": f"{values.std():.2g}" if len(values) > 1 else "",
                 "worst": f"{values.min() if higher else values.max():.4g}",
@@ -222,6 +223,13 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
     )
 
 
+def _label(network: str) -> str:
+    """A network's name as a person writes it."""
+    cell = network.removeprefix(BOTH_WAYS)
+    name = figures.label(cell).replace("_", " ")
+    return f"bidirectional {name}" if cell != network else name
+
+
 def _over_seeds(
     config: ml_collections.ConfigDict, results: Results, network: str, field: str
 ) -> np.ndarray:
@@ -232,11 +240,12 @@ def _over_seeds(
 def draw_learning(config: ml_collections.ConfigDict, results: Results) -> Figure:
     """The validation metric against updates, with the baselines, and the gradient's norm."""
     first = results[units(config)[0]]
-    title = f"{config.task}: median and range over {config.seeds} seeds; baselines dashed"
+    seeds = "one seed" if config.seeds == 1 else f"median and range over {config.seeds} seeds"
+    title = f"{config.task}: {seeds}; dashed: baselines on the test set"
     figure, (of_metric, of_norm) = figures.panels(2, title=title, share_y=False)
     colours = figures.colours(config.networks)
     for network in config.networks:
-        style = {"color": colours[network], "label": figures.label(network)}
+        style = {"color": colours[network], "label": _label(network)}
         # fmax passes over the NaN of seeds that have stopped.
         updates = np.fmax.reduce(_over_seeds(config, results, network, "updates"), axis=0)
         for axes, field in ((of_metric, "metric"), (of_norm, "log_gradient_norm")):
@@ -245,10 +254,9 @@ def draw_learning(config: ml_collections.ConfigDict, results: Results) -> Figure
         of_metric.axhline(value, color="0.4", linestyle="--", linewidth=1)
         of_metric.annotate(
             str(name),
-            (1, value),
+            (1.01, value),
             xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
+            va="center",
             fontsize="x-small",
             color="0.3",
         )
@@ -281,7 +289,7 @@ def draw_forecast(config: ml_collections.ConfigDict, results: Results) -> Figure
     colours = figures.colours(config.networks)
     for network in config.networks:
         for n, forecast in enumerate(_over_seeds(config, results, network, "forecast")):
-            label = figures.label(network) if n == 0 else None
+            label = _label(network) if n == 0 else None
             axes.plot(times, forecast, color=colours[network], alpha=0.6, label=label)
     axes.set(ylabel=str(first["quantity"]), xlabel="time")
     figures.common_legend(figure, [axes], columns=4)

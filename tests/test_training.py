@@ -108,6 +108,25 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, u
             first = next(run)
         assert int(first.state.step) == 200
         assert_equal(last(run), uninterrupted)
+    # What it wrote in place of the damaged one is whole.
+    with Checkpoints(tmp_path) as checkpoints:
+        step, found = checkpoints.newest(uninterrupted)
+    assert step == 300
+    assert_equal(found, uninterrupted)
+    assert (tmp_path / "damaged.300").is_dir()
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_begins_anew(tmp_path, uninterrupted):
+    problem = say_the_first()
+    with Checkpoints(tmp_path) as checkpoints:
+        for _ in fit(MODEL, problem, recipe(), jax.random.key(0), checkpoints=checkpoints):
+            pass
+        for step in (200, 300):
+            damage(checkpoints.path(step))
+    with Checkpoints(tmp_path) as checkpoints, pytest.warns(UserWarning, match="wrong digest|read"):
+        again = list(fit(MODEL, problem, recipe(), jax.random.key(0), checkpoints=checkpoints))
+    assert int(again[0].state.step) == 0
+    assert_equal(again[-1], uninterrupted)
 
 
 def test_checkpoints_keep_the_newest_and_every_dtype(tmp_path):

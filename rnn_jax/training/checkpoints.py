@@ -1,6 +1,7 @@
 """Checkpoints by Orbax, each with a digest by which a damaged one is known."""
 
 import hashlib
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ class Checkpoints:
 
     A checkpoint is written under a temporary name and renamed, so a run that is killed leaves
     whole ones only. What was damaged later is known by the SHA-256 of its leaves, or as what Orbax
-    cannot read, and passed over with a warning for the one before it.
+    cannot read: with a warning it is set aside, as ``damaged.STEP``, and the one before it used.
 
     Args:
       folder: made if it is not there; holds one folder for each step.
@@ -69,10 +70,8 @@ class Checkpoints:
         """The newest state that is whole, with its step; None if there is none.
 
         Args:
-          like: a pytree of the structure, shapes and dtypes of what was saved.
-
-        Raises:
-          ValueError: for checkpoints of another structure, shapes or dtypes.
+          like: a pytree of the structure, shapes and dtypes of what was saved. What is not like
+            it counts as damaged.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             state = self._restore(step, like)
@@ -92,14 +91,20 @@ class Checkpoints:
             )
             whole = digest(restored.state) == restored.digest["sha256"]
         except Exception as error:  # whatever a damaged file makes Orbax raise
-            warnings.warn(
-                f"{self.path(step)}: cannot be read ({type(error).__name__})", stacklevel=3
-            )
+            self._set_aside(step, f"cannot be read ({type(error).__name__})")
             return None
         if not whole:
-            warnings.warn(f"{self.path(step)}: is damaged (wrong digest)", stacklevel=3)
+            self._set_aside(step, "is damaged (wrong digest)")
             return None
         return restored.state
+
+    def _set_aside(self, step: int, why: str) -> None:
+        """Makes room for the checkpoint that the resumed run will write in its place."""
+        aside = self.folder / f"damaged.{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        self.path(step).rename(aside)
+        self._manager.reload()
+        warnings.warn(f"{self.path(step)}: {why}, now {aside.name}", stacklevel=4)
 
 
 def digest(state: Any) -> str:

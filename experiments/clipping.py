@@ -22,9 +22,9 @@ import numpy as np
 import optax
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from experiments import checks, figures, launch
+from experiments.statistics import NEVER, held, wilson
 from experiments.training import (
     Learner,
     Seen,
@@ -52,7 +52,6 @@ CONNECTIONS = 15
 SOLVED = 0.01
 TESTED = 500
 """Sequences that are tested at a time."""
-NEVER = -1
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -312,11 +311,6 @@ def _updates(config: ml_collections.ConfigDict) -> np.ndarray:
     return np.arange(config.every, config.updates + 1, config.every)
 
 
-def _interval(solved: int, seeds: int) -> tuple[float, float]:
-    interval = binomtest(solved, seeds).proportion_ci(method="wilson")
-    return interval.low, interval.high
-
-
 def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFrame:
     rows = []
     for unit, arrays in results.items():
@@ -324,7 +318,7 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
         solved = arrays["solved_at"][arrays["solved_at"] != NEVER]
         diverged = arrays["diverged_at"] != NEVER
         unsolved = (arrays["solved_at"] == NEVER) & ~diverged
-        low, high = _interval(len(solved), config.seeds)
+        low, high = wilson(len(solved), config.seeds)
         rows.append(
             {
                 "length": length,
@@ -355,7 +349,7 @@ def _draw_success(config: ml_collections.ConfigDict, results: Results) -> Figure
             for length in config.lengths
         ]
         shares = np.array(solved) / config.seeds
-        intervals = np.array([_interval(count, config.seeds) for count in solved]).T
+        intervals = np.array([wilson(count, config.seeds) for count in solved]).T
         panel.errorbar(
             np.array(config.lengths) + apart * (shift - (len(config.methods) - 1) / 2),
             100 * shares,
@@ -399,8 +393,8 @@ def _draw_learning(config: ml_collections.ConfigDict, results: Results) -> Figur
                 last = np.flatnonzero(np.isfinite(loss))[-1:]
                 marker = "o" if solved[seed] else "X"
                 panel.plot(updates[last], loss[last], marker, color=colour, markersize=5)
-        held = _held(arrays["loss"], diverged)
-        middle = np.quantile(held, 0.5, axis=0, method="closest_observation")
+        lasting = held(arrays["loss"], diverged)
+        middle = np.quantile(lasting, 0.5, axis=0, method="closest_observation")
         panel.plot(updates, figures.finite(middle), color=figures.darker(colour), linewidth=2)
         panel.axhline(TASK.baseline(config.shown_length), color="#444444", ls="--", linewidth=1)
         panel.set(title=METHODS[method], xlabel="updates", ylim=(0, None))
@@ -415,14 +409,6 @@ def _draw_learning(config: ml_collections.ConfigDict, results: Results) -> Figur
         keys.append(figures.key("diverged", linestyle="none", marker="X"))
     figures.common_legend(figure, axes, columns=5, extra=keys)
     return figure
-
-
-def _held(losses: np.ndarray, diverged: np.ndarray) -> np.ndarray:
-    """Losses (seeds, records) that stay at their last value, or at infinity, once training ends."""
-    ended = np.isnan(losses)
-    last = np.maximum.accumulate(np.where(ended, 0, np.arange(losses.shape[1])), axis=1)
-    held = np.take_along_axis(losses, last, axis=1)
-    return np.where(ended & diverged[:, None], np.inf, held)
 
 
 def _draw_clip(config: ml_collections.ConfigDict, results: Results) -> Figure:

@@ -18,6 +18,7 @@ NAMES = (
     "flossing",
     "forget_bias",
     "jacobian_spectrum",
+    "long_dependencies",
     "lyapunov_vs_gain",
     "parameter_sensitivity",
     "phase_diagram",

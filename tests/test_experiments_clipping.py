@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from configs import clipping as configs
-from experiments import clipping, launch, training
+from experiments import clipping, launch, statistics, training
 from rnn_jax import elman, unroll
 from rnn_jax.remedies import omega
 from rnn_jax.tasks import temporal_order
@@ -62,7 +62,7 @@ def test_omega_learns_what_plain_sgd_does_not_always(run):
         tested = arrays[f"{method}.10/test_error"]
         finite = np.isfinite(arrays[f"{method}.10/loss"])
         for seed in range(4):
-            if at[seed] == clipping.NEVER:
+            if at[seed] == statistics.NEVER:
                 assert finite[seed].all()
                 assert not np.any(tested[seed] < 0.01)
                 continue
@@ -131,8 +131,8 @@ def test_spectra_of_known_matrices():
 
 def test_losses_hold_their_last_value_or_infinity():
     losses = np.array([[3.0, 2.0, np.nan], [3.0, np.nan, np.nan], [3.0, 2.0, 1.0]])
-    held = clipping._held(losses, np.array([False, True, False]))
-    np.testing.assert_array_equal(held, [[3, 2, 2], [3, np.inf, np.inf], [3, 2, 1]])
+    lasting = statistics.held(losses, np.array([False, True, False]))
+    np.testing.assert_array_equal(lasting, [[3, 2, 2], [3, np.inf, np.inf], [3, 2, 1]])
 
 
 def test_an_update_follows_the_gradient_of_the_mean_loss():

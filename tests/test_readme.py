@@ -42,3 +42,14 @@ def test_what_the_page_on_measuring_points_at_exists():
     assert len(files) >= 5
     code = "\n".join(tests.values())
     assert not {name for name in names - files if f"def {name}(" not in code}
+
+
+def test_the_examples_of_the_page_on_training_run(plain_jax, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    page = (ROOT / "docs" / "training.md").read_text()
+    for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(example, "training.md", "exec"), names)
+    assert names["logits"].shape == (8, 5)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["0", "50", "100"]
+    assert (tmp_path / "runs" / "mine" / "100").is_dir()

@@ -7,6 +7,7 @@ def get_config() -> ml_collections.ConfigDict:
     """The only variant."""
     config = ml_collections.ConfigDict()
     config.run = "runs/words"  # a run directory of experiments.train
+    config.network = ""  # of the run; by default its first
     config.number = 0  # of the network: its seed
     config.prefix = "The value of the"
     config.count = 5  # suggestions

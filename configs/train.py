@@ -31,7 +31,7 @@ def base() -> ml_collections.ConfigDict:
     config.learning_rate = 0.003
     config.schedule = "constant"
     config.weight_decay = 0.01  # of adamw
-    config.clip = 1.0  # the largest global norm of the gradient
+    config.clip = 1.0  # the largest global norm of the gradient; inf for no clipping
     config.batch = 32
     config.updates = 2000  # at most
     config.every = 100  # updates between two looks at the validation set

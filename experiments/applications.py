@@ -152,13 +152,3 @@ def _layer(network: str, layers: int, space: tuple[int, ...]) -> Cell | Layer:
         both = bidirectional(cell)
         return both if layers == 1 else chain(*[both] * layers)
     return cell if layers == 1 else stack(*[cell] * layers)
-
-
-def check_data(config: ConfigDict) -> None:
-    """Reads the data of all networks, for the errors it may have."""
-    for network in config.networks:
-        problem = problem_of(config, network)
-        if network == FEED_FORWARD and problem.topology != "one_to_one":
-            raise ValueError(
-                f"config.networks: {FEED_FORWARD} reads no sequences, as {config.task} has"
-            )

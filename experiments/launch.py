@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -105,6 +106,9 @@ def main(experiment: Experiment | Command) -> NoReturn:
             run(experiment, FLAGS.config, FLAGS.workdir, plot_only=FLAGS.plot_only)
         sys.stdout.flush()  # here, where a reader that has gone is still caught
 
+    warnings.showwarning = lambda message, *_: print(
+        f"{experiment.name}: {message}", file=sys.stderr
+    )
     signal.signal(signal.SIGTERM, _terminate)
     sys.unraisablehook = _interrupt_again
     try:

@@ -28,7 +28,8 @@ def answer(config: ml_collections.ConfigDict) -> None:
     checks.at_least(config, 0, "seed", "number")
     checks.positive(config, "temperature")
     trained = _trained_config(Path(config.run))
-    network = trained.networks[0]
+    network = config.network or trained.networks[0]
+    checks.known("network", network, trained.networks)
     problem = problem_of(trained, network)
     if not isinstance(problem, Language):
         raise ValueError(f"config.run={config.run}: is of {trained.task}, expected text")
@@ -36,10 +37,11 @@ def answer(config: ml_collections.ConfigDict) -> None:
 
     model = model_of(trained, network, problem)
     like = begin(model, problem, train.recipe_of(trained), jax.random.key(0))
-    folder = Path(config.run) / "units" / f"{network}.{config.number}" / "checkpoints"
+    folder = Path(config.run) / "units" / train.unit_of(network, config.number) / "checkpoints"
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such checkpoints; is network {config.number} trained?")
-    with Checkpoints(folder) as checkpoints:
+    train.check_same_data(problem, folder.parent)
+    with Checkpoints(folder, read_only=True) as checkpoints:
         found = checkpoints.newest(like)
     if found is None:
         raise ValueError(f"{folder}: no checkpoint that can be read")

@@ -10,6 +10,7 @@ last look, to the same weights, bit for bit.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,14 +26,15 @@ from experiments import checks, figures, launch
 from experiments.applications import (
     APPLICATIONS,
     BOTH_WAYS,
-    check_data,
+    FEED_FORWARD,
     check_network,
     model_of,
     problem_of,
     series_of,
 )
 from experiments.generation import products
-from rnn_jax.tasks import Problem, forecasts
+from experiments.rundir import write_file
+from rnn_jax.tasks import Problem, Vocabulary, forecasts
 from rnn_jax.training import (
     OPTIMISERS,
     SCHEDULES,
@@ -43,6 +45,8 @@ from rnn_jax.training import (
     Progress,
     Recipe,
     best_row,
+    check,
+    digest,
     evaluate,
     fit,
     make_optimiser,
@@ -60,7 +64,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
     checks.at_least(config, 1, "seeds", "hidden_size", "layers", "embedding")
     checks.at_least(config, 1, "batch", "updates", "every", "patience")
     checks.at_least(config, 0, "seed", "shown")
-    checks.positive(config, "learning_rate", "clip")
+    checks.positive(config, "learning_rate")
+    checks.finite(config, "weight_decay", least=0)
+    if not config.clip > 0:
+        raise ValueError(f"config.clip must be above 0, inf for no clipping, got {config.clip:g}")
     for size in config.features:
         checks.at_least({"features": size}, 1, "features")
     checks.known("optimiser", config.optimiser, OPTIMISERS)
@@ -76,16 +83,23 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 def units(config: ml_collections.ConfigDict) -> list[str]:
     """One for each network and seed."""
-    return [f"{network}.{n}" for network in config.networks for n in range(config.seeds)]
+    return [unit_of(network, n) for network in config.networks for n in range(config.seeds)]
+
+
+def unit_of(network: str, number: int) -> str:
+    """The name of a unit, which is also that of its folder; of "module:cell" without the colon."""
+    return f"{network.replace(':', '.')}.{number}"
 
 
 def run_unit(
     config: ml_collections.ConfigDict, unit: str, desk: launch.Desk
 ) -> dict[str, np.ndarray]:
     """The `History`, what the test set says of the best parameters, the baselines and examples."""
-    network, _, number = unit.rpartition(".")
+    name, _, number = unit.rpartition(".")
+    (network,) = (network for network in config.networks if network.replace(":", ".") == name)
     problem = problem_of(config, network)
     model = model_of(config, network, problem)
+    check_same_data(problem, desk.folder)
     key = jax.random.fold_in(jax.random.key(config.seed), int(number))
     with (
         Checkpoints(desk.folder / "checkpoints") as checkpoints,
@@ -116,6 +130,35 @@ def run_unit(
         "products": np.array(made, str),
         **(_forecast(config, model, progress, problem) if config.task == "forecasting" else {}),
     }
+
+
+def prepare(config: ml_collections.ConfigDict) -> None:
+    """Reads the data and traces the first update of all networks, for the errors they may have."""
+    for network in config.networks:
+        problem = problem_of(config, network)
+        if network == FEED_FORWARD and problem.topology != "one_to_one":
+            raise ValueError(
+                f"config.networks: {FEED_FORWARD} reads no sequences, as {config.task} has"
+            )
+        try:
+            check(model_of(config, network, problem), problem, recipe_of(config))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"config.networks: {network}, {config.task}: {error}") from error
+
+
+def check_same_data(problem: Problem, folder: Path) -> None:
+    """Notes in the folder of a unit what it was trained on.
+
+    Raises:
+      UserError: if that was something else before.
+    """
+    vocabulary = getattr(problem, "vocabulary", Vocabulary(()))  # the same tokens may mean others
+    data = problem.train, problem.validation, problem.test, np.array(vocabulary.symbols, str)
+    path, now = folder / "data.sha256", digest(data)
+    if path.exists() and path.read_text().strip() != now:
+        raise launch.UserError(f"{folder}: was trained on other data; has your file changed?")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(path, f"{now}\n".encode())
 
 
 def recipe_of(config: ml_collections.ConfigDict) -> Recipe:
@@ -181,7 +224,7 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
     rows = []
     for network in config.networks:
         for n in range(config.seeds):
-            arrays = results[f"{network}.{n}"]
+            arrays = results[unit_of(network, n)]
             unit = {"network": network, "seed": n}
             for row in np.flatnonzero(~np.isnan(arrays["updates"])):
                 look = {field: float(arrays[field][row]) for field in History._fields}
@@ -233,7 +276,7 @@ def _label(network: str) -> str:
 def _over_seeds(
     config: ml_collections.ConfigDict, results: Results, network: str, field: str
 ) -> np.ndarray:
-    return np.array([results[f"{network}.{n}"][field] for n in range(config.seeds)])
+    return np.array([results[unit_of(network, n)][field] for n in range(config.seeds)])
 
 
 @figures.styled
@@ -279,7 +322,7 @@ def _curve(axes: Axes, x: np.ndarray, samples: np.ndarray, style: dict[str, Any]
 def draw_forecast(config: ml_collections.ConfigDict, results: Results) -> Figure:
     """The test part of a series with the forecast of each value from those before it."""
     network = config.networks[0]
-    first = results[f"{network}.0"]
+    first = results[unit_of(network, 0)]
     times = first["times"]
     if times.dtype.kind == "U":
         times = times.astype("datetime64[s]")
@@ -297,7 +340,7 @@ def draw_forecast(config: ml_collections.ConfigDict, results: Results) -> Figure
 
 
 EXPERIMENT = launch.Experiment(
-    "train", validate, units, run_unit, report, prepare=check_data, has_desk=True
+    "train", validate, units, run_unit, report, prepare=prepare, has_desk=True
 )
 
 if __name__ == "__main__":

@@ -70,9 +70,12 @@ def test_many_to_one_streams_the_answer_so_far(cell, pool):
     model, xs = ManyToOne(Reader(cell, 4), 2, pool), features()
     variables = drawn(model, xs)
     state = model.apply(variables, method="initial_state")
+    step = lambda state, x: model.apply(variables, state, x, method="step")
+    _, answers = jax.lax.scan(step, state, xs)
     for t in range(STEPS):
-        state, answer = model.apply(variables, state, xs[t], method="step")
-        np.testing.assert_allclose(answer, model.apply(variables, xs[: t + 1]), atol=1e-5)
+        np.testing.assert_allclose(answers[t], model.apply(variables, xs[: t + 1]), atol=1e-5)
+    nothing = model.apply(variables, xs, jnp.zeros(STEPS, bool))
+    np.testing.assert_allclose(nothing, variables["params"]["head"]["bias"], atol=1e-6)
 
 
 def test_decoders_stream(cell):

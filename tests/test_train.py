@@ -226,7 +226,7 @@ def test_what_diverges_ends_in_one_line(tmp_path):
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
     assert (
-        "the loss or its gradient is not finite; ln of the gradient norms before it"
+        "the loss or its gradient is not finite; ln of the gradient norms that led there"
         in result.stderr
     )
     assert "units/lstm.0/checkpoints/0" in result.stderr
@@ -257,6 +257,36 @@ def test_a_feed_forward_network_reads_no_sequence():
     config.networks = ("feed_forward",)
     with pytest.raises(ValueError, match="feed_forward reads no sequences, as sentiment has"):
         train.EXPERIMENT.prepare(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "message"),
+    [
+        ("words", "bidirectional_gru", "reads whole sequences: it has no step"),
+        ("digits", "convlstm", "convlstm"),
+        ("video", "lstm", "lstm"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(
+    name, network, message, tmp_path
+):
+    config = smoke(name)
+    config.networks = (network,)
+    with pytest.raises(launch.UserError, match=f"config.networks: {network}.*{message}"):
+        launch.run(train.EXPERIMENT, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_an_own_cell_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "my_cells_of_a_test.py").write_text(
+        "import jax.numpy as jnp, rnn_jax\nleaky = rnn_jax.elman(jnp.tanh)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = smoke("forecasting")
+    config.networks = ("my_cells_of_a_test:leaky",)
+    launch.run(train.EXPERIMENT, config, tmp_path / "run")
+    assert (tmp_path / "run" / "units" / "my_cells_of_a_test.leaky.0" / "metrics.csv").exists()
 
 
 def test_a_file_that_is_not_there_leaves_nothing_behind(tmp_path):
@@ -319,6 +349,10 @@ def test_suggestions_from_a_trained_network(tmp_path, capsys):
         wrong[field] = value
         with pytest.raises(ValueError, match=message):
             suggest.answer(wrong)
+    problem_of.__globals__["_problem_of"].cache_clear()
+    (tmp_path / "cats.txt").write_text(text.replace("cat", "cow"))
+    with pytest.raises(launch.UserError, match="was trained on other data"):
+        suggest.answer(asked)
 
 
 def test_the_config_of_a_run_makes_its_problem_again(tmp_path):

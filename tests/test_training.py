@@ -142,6 +142,27 @@ def test_checkpoints_keep_the_newest_and_every_dtype(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["2", "3"]
 
 
+def test_a_checkpoint_of_another_model_is_an_error_and_stays(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, {"w": jnp.arange(3.0)})
+        with pytest.raises(ValueError, match="is of another model or recipe"):
+            checkpoints.newest({"w": jnp.zeros(4)})
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.newest({"w": jnp.zeros(3)})[0] == 5
+        damage(checkpoints.path(5) / "state")
+        with pytest.warns(UserWarning, match=str(checkpoints.path(5))):
+            assert checkpoints.newest({"w": jnp.zeros(3)}) is None
+    assert (tmp_path / "5").is_dir()
+
+
+def test_a_state_of_infinities_is_no_good_state(tmp_path):
+    exploding = Recipe(optax.sgd(1e38), 16, 1, 1)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(Diverged) as error:
+        last(fit(MODEL, say_the_first(), exploding, jax.random.key(0), checkpoints=checkpoints))
+    assert (error.value.step, error.value.good_step) == (1, 0)
+    assert not (tmp_path / "1").exists()
+
+
 def test_training_learns_and_the_best_is_the_best(uninterrupted):
     problem, history = say_the_first(), uninterrupted.history
     assert history.updates.tolist() == [0, 100, 200, 300]
@@ -244,6 +265,10 @@ def test_schedules_are_what_they_say():
 def test_optimisers_say_what_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_optimiser(*arguments)
+    with pytest.raises(
+        ValueError, match="updates must be at least 2 for schedule 'cosine', got None"
+    ):
+        make_optimiser("adam", 0.1, schedule="cosine")
     with pytest.raises(ValueError, match=r"unknown schedule 'cosin'.*did you mean 'cosine'"):
         make_optimiser("adam", 0.1, schedule="cosin")
 

@@ -114,8 +114,9 @@ class ManyToOne(nn.Module):
         """The state before the first step, for `step`."""
         if self.pool == "ends":
             raise ValueError("pool 'ends' needs the whole sequence: it cannot stream")
-        zero = jnp.zeros((), self.reader.param_dtype)
-        return Heard(self.reader.initial_state(), zero, jnp.zeros((), jnp.int32))
+        kernel = self.head.variables["params"]["kernel"]
+        total = jnp.zeros(len(kernel), kernel.dtype)
+        return Heard(self.reader.initial_state(), total, jnp.zeros((), jnp.int32))
 
     def step(self, state: "Heard", x: jax.Array) -> tuple["Heard", jax.Array]:
         """One more step, and the answer so far, (O,)."""
@@ -360,7 +361,8 @@ def pooled(pool: Pool, outputs: jax.Array, mask: jax.Array | None = None) -> jax
     if pool == "last":
         return at_end(outputs, mask)
     if pool == "mean":
-        return jnp.mean(outputs, axis=0, where=mask[:, None])
+        count = jnp.maximum(jnp.sum(mask), 1).astype(outputs.dtype)  # of nothing, the mean is 0
+        return jnp.sum(outputs, axis=0, where=mask[:, None]) / count
     if pool == "ends":
         return jnp.concatenate([outputs[0], at_end(outputs, mask)])
     raise ValueError(f"pool must be 'last', 'mean' or 'ends', got {pool!r}")

@@ -1,6 +1,6 @@
 """Training: one update as a pure function, optimisers, the loop, checkpoints and metrics."""
 
-from rnn_jax.training.checkpoints import Checkpoints
+from rnn_jax.training.checkpoints import Checkpoints, digest
 from rnn_jax.training.fit import (
     Diverged,
     History,
@@ -8,6 +8,7 @@ from rnn_jax.training.fit import (
     Recipe,
     begin,
     best_row,
+    check,
     evaluate,
     fit,
 )
@@ -29,6 +30,8 @@ __all__ = [
     "Update",
     "begin",
     "best_row",
+    "check",
+    "digest",
     "evaluate",
     "fit",
     "init_state",

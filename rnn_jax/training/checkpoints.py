@@ -22,6 +22,7 @@ class Checkpoints:
     Args:
       folder: made if it is not there; holds one folder for each step.
       keep: how many of the newest stay.
+      read_only: change nothing in the folder, in which another process may be writing.
 
     >>> import tempfile, jax.numpy as jnp
     >>> folder = tempfile.TemporaryDirectory()
@@ -33,15 +34,19 @@ class Checkpoints:
     >>> folder.cleanup()
     """
 
-    def __init__(self, folder: str | Path, keep: int = 2) -> None:
+    def __init__(self, folder: str | Path, keep: int = 2, *, read_only: bool = False) -> None:
         import orbax.checkpoint as ocp
 
         self.folder = Path(folder).absolute()
         self._ocp = ocp
+        self._read_only = read_only
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+                max_to_keep=keep,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
             item_names=("state", "digest"),
         )
@@ -59,19 +64,19 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Keeps a pytree of arrays as that of ``step``, which is after all that were saved."""
         args = self._ocp.args
+        known = {"sha256": digest(state), "like": _shapes(state)}
         self._manager.save(
-            step,
-            args=args.Composite(
-                state=args.StandardSave(state), digest=args.JsonSave({"sha256": digest(state)})
-            ),
+            step, args=args.Composite(state=args.StandardSave(state), digest=args.JsonSave(known))
         )
 
     def newest(self, like: _T) -> tuple[int, _T] | None:
         """The newest state that is whole, with its step; None if there is none.
 
         Args:
-          like: a pytree of the structure, shapes and dtypes of what was saved. What is not like
-            it counts as damaged.
+          like: a pytree of the structure, shapes and dtypes of what was saved.
+
+        Raises:
+          ValueError: for a checkpoint of another structure, shapes or dtypes.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             state = self._restore(step, like)
@@ -83,16 +88,20 @@ class Checkpoints:
         args = self._ocp.args
         abstract = jax.tree.map(self._ocp.tree.to_shape_dtype_struct, like)
         try:
-            restored = self._manager.restore(
-                step,
-                args=args.Composite(
-                    state=args.StandardRestore(abstract), digest=args.JsonRestore()
-                ),
-            )
-            whole = digest(restored.state) == restored.digest["sha256"]
+            known = self._manager.restore(
+                step, args=args.Composite(digest=args.JsonRestore())
+            ).digest
+            fits = known["like"] == _shapes(like)
+            if fits:
+                restored = self._manager.restore(
+                    step, args=args.Composite(state=args.StandardRestore(abstract))
+                )
+                whole = digest(restored.state) == known["sha256"]
         except Exception as error:  # whatever a damaged file makes Orbax raise
             self._set_aside(step, f"cannot be read ({type(error).__name__})")
             return None
+        if not fits:
+            raise ValueError(f"{self.path(step)}: is of another model or recipe than this one")
         if not whole:
             self._set_aside(step, "is damaged (wrong digest)")
             return None
@@ -100,11 +109,23 @@ class Checkpoints:
 
     def _set_aside(self, step: int, why: str) -> None:
         """Makes room for the checkpoint that the resumed run will write in its place."""
+        if self._read_only:
+            warnings.warn(f"{self.path(step)}: {why}", stacklevel=4)
+            return
         aside = self.folder / f"damaged.{step}"
         shutil.rmtree(aside, ignore_errors=True)
         self.path(step).rename(aside)
         self._manager.reload()
         warnings.warn(f"{self.path(step)}: {why}, now {aside.name}", stacklevel=4)
+
+
+def _shapes(state: Any) -> dict[str, str]:
+    """The shape and dtype of each leaf by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {
+        jax.tree_util.keystr(path): f"{np.shape(leaf)} {np.asarray(leaf).dtype}"
+        for path, leaf in leaves
+    }
 
 
 def digest(state: Any) -> str:

@@ -93,7 +93,8 @@ class Diverged(ArithmeticError):
     Attributes:
       step: the update that saw it, counted from 1.
       good_step: the updates done at the last look, whose state `fit` handed out and kept.
-      log_gradient_norms: of the updates before it, the latest last.
+      log_gradient_norms: the largest between earlier looks, then those of the updates since the
+        last one, its own last.
     """
 
     def __init__(self, step: int, good_step: int, log_gradient_norms: np.ndarray) -> None:
@@ -102,7 +103,7 @@ class Diverged(ArithmeticError):
         norms = ", ".join(f"{norm:.2f}" for norm in log_gradient_norms)
         super().__init__(
             f"update {step}: the loss or its gradient is not finite; ln of the gradient norms "
-            f"before it: {norms}; the last good state is that after update {good_step}"
+            f"that led there: {norms}; the last good state is that after update {good_step}"
         )
 
 
@@ -163,10 +164,29 @@ def fit(
     while not is_finished(progress.history, recipe, problem.metric):
         state, seen = run(progress.state, data, of_run)
         _check_finite(seen, int(progress.state.step), _norms_before(progress))
-        progress = _noted(progress._replace(state=state), problem, look, seen)
+        before, progress = progress, _noted(progress._replace(state=state), problem, look, seen)
+        row = int(np.sum(~np.isnan(progress.history.updates))) - 1
+        if not np.isfinite(progress.history.validation_loss[row]):
+            norms = np.append(_norms_before(before), np.asarray(seen.log_gradient_norm))
+            raise Diverged(int(state.step), int(before.state.step), norms[-10:])
         if checkpoints:
             checkpoints.save(int(state.step), progress)
         yield progress
+
+
+def check(model: nn.Module, problem: Problem, recipe: Recipe) -> None:
+    """Traces the first update, without computing it.
+
+    Raises:
+      ValueError, TypeError: for a model that does not fit the problem, or what else an update may
+        complain of.
+    """
+    update = make_update(
+        make_objective(model, problem), recipe.optimiser, _with_flag(problem, recipe.batch)
+    )
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda key: begin(model, problem, recipe, key), key).state
+    jax.eval_shape(update, state, problem.train, key)
 
 
 def make_objective(model: nn.Module, problem: Problem) -> ObjectiveFn:
@@ -260,7 +280,8 @@ def begin(model: nn.Module, problem: Problem, recipe: Recipe, key: jax.Array) ->
     carry: PyTree = ()
     if problem.continues is not None:
         first = model.apply({"params": params}, method="initial_state")
-        carry = jax.tree.map(lambda leaf: jnp.stack([leaf] * recipe.batch), first)
+        batch = recipe.batch
+        carry = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape)), first)
     rows = recipe.updates // recipe.every + 1
     history = History(*(jnp.full(rows, jnp.nan) for _ in History._fields))
     return Progress(init_state(params, recipe.optimiser, carry), params, history)

@@ -71,7 +71,7 @@ class MetricsWriter:
         names = [field if field != "metric" else self.metric for field in History._fields[1:]]
         for row in rows[first:]:
             for name, value in zip(names, row[1:], strict=True):
-                if not np.isnan(value):
+                if np.isfinite(value):
                     self._events.add_scalar(name, value, int(row[0]))
         self._events.flush()
         self._written = len(rows)

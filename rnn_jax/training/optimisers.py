@@ -30,7 +30,7 @@ def make_optimiser(
     learning_rate: float,
     *,
     schedule: str = "constant",
-    updates: int = 1,
+    updates: int | None = None,
     clip: float = math.inf,
     **options: float,
 ) -> optax.GradientTransformation:
@@ -43,7 +43,7 @@ def make_optimiser(
       learning_rate: its peak.
       schedule: of the learning rate: constant; cosine, to 0; warmup_cosine, after a linear rise
         over the first twentieth; exponential, to a hundredth.
-      updates: how many there will be, for the schedule.
+      updates: how many there will be, at least 2; a schedule that is not constant needs it.
       clip: the largest global norm; infinite for no clipping.
       options: further ones of optax' optimiser, ``weight_decay`` of adamw or ``momentum``.
 
@@ -64,10 +64,12 @@ def make_optimiser(
             near = difflib.get_close_matches(str(value), names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"unknown {field} {value!r}, known: {', '.join(names)}{hint}")
-    for field, number in (("learning_rate", learning_rate), ("updates", updates), ("clip", clip)):
+    if schedule != "constant" and (updates is None or updates < 2):
+        raise ValueError(f"updates must be at least 2 for schedule {schedule!r}, got {updates}")
+    for field, number in (("learning_rate", learning_rate), ("clip", clip)):
         if not number > 0:
             raise ValueError(f"{field} must be above 0, got {number!r}")
-    optimiser = OPTIMISERS[name](SCHEDULES[schedule](learning_rate, updates), **options)
+    optimiser = OPTIMISERS[name](SCHEDULES[schedule](learning_rate, updates or 1), **options)
     if clip == math.inf:
         return optimiser
     return optax.chain(watch("clip", optax.clip_by_global_norm(clip)), optimiser)

@@ -126,7 +126,7 @@ SMOKE: dict[str, dict[str, Any]] = {
     "music": {"updates": 150},
     "sentiment": {"updates": 500},
     "forecasting": {"updates": 300},
-    "characters": {"hidden_size": 64, "updates": 200},
+    "characters": {"hidden_size": 64, "learning_rate": 0.01, "updates": 200},
     "words": {"data": {"limit": 300}, "hidden_size": 64, "updates": 200},
     "video": {"data": {"train": 300}, "hidden_size": 6, "updates": 100},
     "translation": {"data": {"largest": 999, "count": 1000}, "updates": 300},

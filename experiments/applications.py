@@ -29,6 +29,7 @@ from rnn_jax.tasks import (
     series,
     series_from_csv,
     speech,
+    stories,
     text_from_file,
     text_from_hub,
     translation,
@@ -46,16 +47,29 @@ def _digits(data: Data, network: str) -> Problem:
 
 def _classified_text(data: Data, network: str) -> Problem:
     columns: dict[str, Any] = {name: data[name] or None for name in ("text", "label")}
+    if data["path"] and data["hub"]:
+        raise ValueError("config.data.path and config.data.hub are both given, expected one")
     if data["path"]:
         return text_from_file(data["path"], **columns, seed=data["seed"])
     if data["hub"]:
         return text_from_hub(data["hub"], **columns, seed=data["seed"])
+    _no_file(data, "text", "label")
     return reviews(data["seed"])
+
+
+def _no_file(data: Data, *fields: str) -> None:
+    """Raises for a field that says how to read a file where there is none to read."""
+    for field in fields:
+        if data[field]:
+            raise ValueError(
+                f"config.data.{field} is {data[field]!r}, but of no file: give config.data.path"
+            )
 
 
 def series_of(data: Data) -> Series:
     """The series that ``config.data`` of forecasting names."""
     if not data["path"]:
+        _no_file(data, "column", "time", "unit", "period")
         return series(data["series"])
     return series_from_csv(
         data["path"],
@@ -96,6 +110,9 @@ APPLICATIONS: Mapping[str, Callable[[Data, str], Problem]] = {
     "words": _language("word"),
     "video": lambda data, network: moving_digits(data["seed"], train=data["train"]),
     "translation": lambda data, network: translation(**data),
+    "questions": lambda data, network: stories(
+        data["seed"], tuple(data["sentences"]), data["count"]
+    ),
     "handwriting": _handwriting,
 }
 

@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import functools
 import os
+import queue
 import re
 import runpy
 import signal
@@ -21,7 +22,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -77,7 +79,8 @@ class Experiment:
     """Reads what units need, such as the user's files, before the run directory is made; raises as
     `validate` does. Not for --plot_only."""
     has_desk: bool = False
-    """Whether `run_unit` takes a third argument, a `Desk`."""
+    """Whether units are long: `run_unit` takes a third argument, a `Desk`, and as many units as
+    there are devices are computed at once, each on a device of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +122,9 @@ def main(experiment: Experiment | Command) -> NoReturn:
     except BrokenPipeError:  # whoever reads the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except Exception:
+        traceback.print_exc()
+        _leave(1)
     except KeyboardInterrupt as stop:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_IGN)  # pressed twice, it still ends in one line
@@ -128,7 +134,15 @@ def main(experiment: Experiment | Command) -> NoReturn:
 
 def _exit(code: int, name: str, message: str) -> NoReturn:
     print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends at once, where `sys.exit` would wait for units that are still being computed."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -243,29 +257,58 @@ def _compute(
     )
     with bar:
         task = bar.add_task("", total=len(units), completed=len(results))
-        inner = bar.add_task("", total=None, visible=False)
-        for unit in missing:
+
+        def run_unit(unit: str) -> tuple[str, Arrays, float]:
             start = time.perf_counter()
-            bar.update(task, description=unit)
-            arguments: list[Any] = [config, unit]
-            if experiment.has_desk:
-                bar.reset(inner)
-                folder = rundir.path / "units" / unit
-                arguments.append(Desk(folder, _teller(bar, inner) if terminal else _lines(unit)))
-            rundir.save_unit(unit, experiment.run_unit(*arguments))
-            bar.update(inner, visible=False)
+            if not experiment.has_desk:
+                bar.update(task, description=unit)
+                arrays = experiment.run_unit(config, unit)
+            else:
+                row = bar.add_task(unit, total=None)
+                tell = _on_bar(bar, row, unit) if terminal else _lines(unit)
+                desk = Desk(rundir.path / "units" / unit, tell)
+                arrays = experiment.run_unit(config, unit, desk)
+                bar.remove_task(row)
+            return unit, arrays, time.perf_counter() - start
+
+        finished = (_side_by_side if experiment.has_desk else map)(run_unit, missing)
+        for unit, arrays, seconds in finished:
+            rundir.save_unit(unit, arrays)
             results[unit] = rundir.load_unit(unit) or {}  # as a later start would find it
             bar.update(task, advance=1, description="")
             if not terminal:
-                seconds = time.perf_counter() - start
                 print(f"[{len(results)}/{len(units)}] {unit}: {seconds:.1f} s", flush=True)
 
 
-def _teller(bar: Any, inner: Any) -> Callable[[int, int, str], None]:
-    """Shows how a unit goes in a line of its own under the bar of the units."""
+def _side_by_side(function: Callable[[str], _T], units: Sequence[str]) -> Iterator[_T]:
+    """`map` with as many units at once as there are devices, each on its own; first come, first."""
+    import jax
+
+    free: queue.SimpleQueue[jax.Device] = queue.SimpleQueue()
+    for device in jax.local_devices():
+        free.put(device)
+
+    def on_a_device(unit: str) -> _T:
+        device = free.get()
+        try:
+            with jax.default_device(device):
+                return function(unit)
+        finally:
+            free.put(device)
+
+    pool = futures.ThreadPoolExecutor(free.qsize())
+    try:
+        for done in futures.as_completed([pool.submit(on_a_device, unit) for unit in units]):
+            yield done.result()
+    finally:  # also after an interruption, when nobody is to wait for the others
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _on_bar(bar: Any, row: Any, unit: str) -> Callable[[int, int, str], None]:
+    """Shows how a unit goes in a row of its own under the bar of all of them."""
 
     def tell(done: int, total: int, text: str) -> None:
-        bar.update(inner, completed=done, total=total, description=text, visible=True)
+        bar.update(row, completed=done, total=total, description=f"{unit}: {text}")
 
     return tell
 

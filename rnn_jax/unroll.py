@@ -1,5 +1,6 @@
 """A cell over a sequence: the only owner of masks, resets, reversal, taps and rematerialisation."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rnn_jax import hoist as hoisting
 from rnn_jax.base import Cell, Drive, Layer, Params, PyTree, State, check_positive, describe
 from rnn_jax.stochastic import for_cell
 
@@ -119,6 +121,7 @@ def unroll(
     taps: State | None = None,
     segment: int | Literal["sqrt"] | None = None,
     unroll: int = 1,
+    hoist: bool = True,
 ) -> tuple[State, Trajectory]:
     """Scans a cell over a sequence: s_t, y_t = cell(params, s_{t-1}, x_t) for t = 1 .. T.
 
@@ -144,6 +147,9 @@ def unroll(
         states and k steps instead of T steps; gradients do not change. ``"sqrt"`` picks
         k = ceil(sqrt(T)).
       unroll: steps per iteration of the compiled loop, as in ``lax.scan``.
+      hoist: form the gradient of each weight by one product after the reverse scan
+        (`rnn_jax.hoist`), which is faster; False for plain ``lax.scan`` and autodiff. Gradients
+        are the same up to the order of sums.
 
     Returns:
       ``(state, Trajectory(states, outputs))``: the state after the last step, and all of them.
@@ -170,10 +176,12 @@ def unroll(
             taps=taps,
             segment=segment,
             unroll=unroll,
+            hoist=hoist,
         )
     state, steps, length = prepare(cell, params, xs, state, mask, reset, reverse, taps)
     size = _segment_size(segment, length)
-    scan = _scanner(cell, cell.prepare_params(params), reverse, check_positive("unroll", unroll))
+    prepared, unroll = cell.prepare_params(params), check_positive("unroll", unroll)
+    scan = _scanner(cell, prepared, reverse, unroll, hoist)
     if size is None or size >= length:
         return scan(state, steps)
     # The outer scan already keeps XLA from merging the recomputation with the first pass.
@@ -192,6 +200,7 @@ def unroll_truncated(
     reverse: bool = False,
     taps: State | None = None,
     unroll: int = 1,
+    hoist: bool = True,
 ) -> tuple[State, Trajectory]:
     """`unroll` for truncated backpropagation through time: exact forward, cut gradients.
 
@@ -212,7 +221,8 @@ def unroll_truncated(
     """
     window = check_positive("window", window)
     state, steps, length = prepare(cell, params, xs, state, mask, reset, reverse, taps)
-    scan = _scanner(cell, cell.prepare_params(params), reverse, check_positive("unroll", unroll))
+    prepared, unroll = cell.prepare_params(params), check_positive("unroll", unroll)
+    scan = _scanner(cell, prepared, reverse, unroll, hoist)
     if window >= length:
         return scan(state, steps)
 
@@ -335,20 +345,38 @@ def _select(flag: jax.Array, first: PyTree, second: PyTree) -> PyTree:
 _Scan = Callable[[State, Steps], tuple[State, Trajectory]]
 
 
-def _scanner(cell: Cell, params: Params, reverse: bool = False, unroll: int = 1) -> _Scan:
-    """The scan over some steps; all of their inputs are projected at once.
+def _scanner(
+    cell: Cell, params: Params, reverse: bool = False, unroll: int = 1, hoist: bool = False
+) -> _Scan:
+    """The scan over some steps.
 
     The parameters come prepared: a scan differentiates what is constant in it at every step.
     """
 
-    def scan(state: State, steps: Steps) -> tuple[State, Trajectory]:
-        def body(state: State, step: tuple[Drive, Steps]) -> tuple[State, Trajectory]:
-            state, output = advance(cell, params, state, *step)
-            return state, Trajectory(state, output)
+    def on_drive(
+        params: Params, state: State, step: tuple[Drive, Steps]
+    ) -> tuple[State, Trajectory]:
+        state, output = advance(cell, params, state, *step)
+        return state, Trajectory(state, output)
 
-        drives = cell.project(params, steps.xs)
-        inputs = (drives, steps._replace(xs=None))
-        return lax.scan(body, state, inputs, reverse=reverse, unroll=unroll)
+    def on_input(params: Params, state: State, step: Steps) -> tuple[State, Trajectory]:
+        return on_drive(params, state, (cell.project(params, step.xs), step._replace(xs=None)))
+
+    def scan(state: State, steps: Steps) -> tuple[State, Trajectory]:
+        # On a CPU, to write down the drives of all steps at once and to fetch them again takes
+        # longer than to project each input at its step. Where the recurrence itself has no
+        # weights, all at once is the only way to form theirs in one product.
+        if hoist and jax.default_backend() == "cpu":
+            first = hoisting.one_of(steps)
+            drive = jax.eval_shape(cell.project, params, first.xs)
+            if hoisting.has_maps(on_drive, params, state, (drive, first._replace(xs=None))):
+                return hoisting.scan(on_input, params, state, steps, reverse=reverse, unroll=unroll)
+        inputs = (cell.project(params, steps.xs), steps._replace(xs=None))
+        if hoist:
+            return hoisting.scan(on_drive, params, state, inputs, reverse=reverse, unroll=unroll)
+        return lax.scan(
+            functools.partial(on_drive, params), state, inputs, reverse=reverse, unroll=unroll
+        )
 
     return scan
 

@@ -474,6 +474,13 @@ def segments_change_nothing(case):
 
 
 @law
+def hoisting_changes_nothing(case):
+    """Weight gradients in one product after the reverse scan, with all that may happen."""
+    options = case.everything()
+    agree(case.scan(**options), case.scan(**options, hoist=False))
+
+
+@law
 def truncation_cuts_gradients_only(case):
     """The gradients of a loop with stop_gradient at the border of every window, same values."""
     window = 3

@@ -16,7 +16,7 @@ from typing import Any
 Worker = Callable[[], dict[str, Any]]
 """Runs one contender in its own process and returns its figures, ``seconds`` among them."""
 
-PACKAGES = ("jax", "jaxlib", "flax", "torch", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "dm-haiku", "equinox", "keras", "torch", "numpy")
 
 
 def main(
@@ -37,15 +37,7 @@ def main(
         quantity, and says how closely they do.
       cached: contenders that are timed a second time with a warm persistent compilation cache.
     """
-    parser = argparse.ArgumentParser(description=title)
-    parser.add_argument("--repeats", type=int, default=5, help="rounds to run (default 5)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--worker", choices=workers, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.worker:
-        print(json.dumps(workers[arguments.worker]()))
-        return
-
+    arguments = _arguments(title, workers, repeats=5)
     rounds: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as cache:
         for name in cached:
@@ -62,6 +54,89 @@ def main(
     print(_table(report))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def grid(
+    title: str,
+    workers: Mapping[str, Worker],
+    *,
+    ours: Sequence[str],
+    best_of: Sequence[str],
+    check: Callable[[Mapping[str, Any]], str],
+) -> None:
+    """The same for contenders that each time many cases, ``{case: {"ms", "first_s", ...}}``.
+
+    A ratio is that of the medians over rounds, theirs to ours, of a case that both have.
+
+    Args:
+      title, workers, check: as in `main`.
+      ours: the contenders that the others are compared with, one after the other.
+      best_of: the contenders of which, in each case, the fastest is one more rival.
+    """
+    arguments = _arguments(title, workers, repeats=2)
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
+    for number in range(arguments.repeats):
+        for name, results in rounds.items():
+            results.append(_run(name, None))
+        agreement = check({name: results[-1] for name, results in rounds.items()})
+        print(f"round {number + 1} of {arguments.repeats}: {agreement}", flush=True)
+
+    def of(quantity: str) -> dict[str, dict[str, float]]:
+        return {
+            name: {
+                case: statistics.median(cases[case][quantity] for cases in results)
+                for case in results[0]
+            }
+            for name, results in rounds.items()
+        }
+
+    ms, first = of("ms"), of("first_s")
+    for quantity in (ms, first):
+        quantity["the fastest of them"] = {
+            case: min(quantity[peer][case] for peer in best_of if case in quantity[peer])
+            for case in quantity[ours[0]]
+        }
+    ratios = {
+        f"{peer} / {own}{label}": _over_cases(quantity[peer], quantity[own])
+        for own in ours
+        for quantity, label in ((ms, ""), (first, ", first call"))
+        for peer in quantity
+        if peer not in ours
+    }
+    report = _heading(title, agreement) | {
+        "milliseconds": ms,
+        "seconds of the first call": first,
+        "ratios": ratios,
+    }
+    print("\n".join(_lines_above(report)))
+    print(f"\n{'milliseconds':<30}" + "".join(f"{name[:13]:>14}" for name in workers))
+    for case in ms[ours[0]]:
+        row = (f"{ms[name][case]:>14.2f}" if case in ms[name] else f"{'-':>14}" for name in workers)
+        print(f"{case:<30}" + "".join(row))
+    print(f"\n{'ratios over cases':<54}{'geo. mean':>10}{'min':>8}{'max':>8}")
+    for name, row in ratios.items():
+        print(f"{name:<54}{row['mean']:>9.2f}x{row['min']:>7.2f}x{row['max']:>7.2f}x")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _over_cases(theirs: Mapping[str, float], ours: Mapping[str, float]) -> dict[str, float]:
+    values = [theirs[case] / ours[case] for case in theirs]
+    mean = statistics.geometric_mean(values)
+    return {"mean": mean, "min": min(values), "max": max(values)}
+
+
+def _arguments(title: str, workers: Mapping[str, Worker], repeats: int) -> argparse.Namespace:
+    """The flags; the process that is to be one contender does so, and ends."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--repeats", type=int, default=repeats, help="rounds (default %(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--worker", choices=workers, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        print(json.dumps(workers[arguments.worker]()))
+        sys.exit()
+    return arguments
 
 
 def _run(name: str, cache: str | None) -> dict[str, Any]:
@@ -88,14 +163,19 @@ def _report(title: str, rounds: Mapping[str, list[dict]], ours: str, agreement: 
             if own in seconds and not name.startswith(ours):
                 pairs = [a / b for a, b in zip(theirs, seconds[own], strict=True)]
                 ratios[f"{name} / {own}"] = pairs
+    return _heading(title, agreement) | {
+        "seconds": {name: _spread(values) for name, values in seconds.items()},
+        "ratios": {name: _spread(values) for name, values in ratios.items()},
+    }
+
+
+def _heading(title: str, agreement: str) -> dict[str, Any]:
     return {
         "title": title,
         "agreement": agreement,
         "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0))},
         "versions": {"python": platform.python_version()}
         | {package: metadata.version(package) for package in PACKAGES},
-        "seconds": {name: _spread(values) for name, values in seconds.items()},
-        "ratios": {name: _spread(values) for name, values in ratios.items()},
     }
 
 
@@ -109,15 +189,19 @@ def _cpu() -> str:
     return models[0] if models else platform.processor()
 
 
-def _table(report: dict[str, Any]) -> str:
+def _lines_above(report: dict[str, Any]) -> list[str]:
     machine, versions = report["machine"], report["versions"]
-    lines = [
+    return [
         "",
         report["title"],
         f"{machine['cpu']}, {machine['cores']} cores; "
         + ", ".join(f"{name} {version}" for name, version in versions.items()),
         report["agreement"],
     ]
+
+
+def _table(report: dict[str, Any]) -> str:
+    lines = _lines_above(report)
     for heading, unit in (("seconds", "s"), ("ratios", "x")):
         lines += ["", f"{heading:<44}{'median':>10}{'min':>10}{'max':>10}"]
         lines += [

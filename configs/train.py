@@ -86,12 +86,15 @@ TASKS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
     "characters": lambda: task(
         "characters",
         {"path": "", "steps": 64, "limit": 4000},
+        networks=("gru",),
         hidden_size=256,
+        dropout=0.15,
         learning_rate=0.004,
         schedule="warmup_cosine",
+        batch=24,
         seeds=2,
-        updates=2200,
-        every=200,
+        updates=4400,
+        every=400,
     ),
     "words": lambda: task(
         "words",
@@ -112,6 +115,18 @@ TASKS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
         pool="ends",
         updates=1500,
     ),
+    "questions": lambda: task(
+        "questions",
+        {"sentences": (2, 5), "count": 30_000},
+        networks=("bidirectional_gru",),
+        pool="ends",
+        learning_rate=0.005,
+        schedule="warmup_cosine",
+        batch=64,
+        seeds=2,
+        updates=5000,
+        every=500,
+    ),
     "handwriting": lambda: task(
         "handwriting",
         {"train": 6000, "path": ""},  # or the user's features and transcripts
@@ -130,6 +145,13 @@ SMOKE: dict[str, dict[str, Any]] = {
     "words": {"data": {"limit": 300}, "hidden_size": 64, "updates": 200},
     "video": {"data": {"train": 300}, "hidden_size": 6, "updates": 100},
     "translation": {"data": {"largest": 999, "count": 1000}, "updates": 300},
+    "questions": {
+        "data": {"sentences": (2, 3), "count": 3000},
+        "networks": ("lstm",),
+        "hidden_size": 32,
+        "learning_rate": 0.02,
+        "updates": 600,
+    },
     "handwriting": {"data": {"train": 500}, "networks": ("bidirectional_lstm",), "updates": 400},
 }
 

@@ -102,7 +102,7 @@ def main(experiment: Experiment | Command) -> NoReturn:
     def start(argv: Sequence[str]) -> None:
         del argv
         if isinstance(experiment, Command) or not FLAGS.plot_only:
-            configure_jax()
+            configure_jax(in_threads=isinstance(experiment, Experiment) and experiment.has_desk)
         if isinstance(experiment, Command):
             _blame_user(experiment.answer, FLAGS.config)
         else:
@@ -284,8 +284,11 @@ def _side_by_side(function: Callable[[str], _T], units: Sequence[str]) -> Iterat
     """`map` with as many units at once as there are devices, each on its own; first come, first."""
     import jax
 
+    devices = jax.local_devices()
+    if jax.default_backend() == "cpu" and jax.config.read("jax_cpu_enable_async_dispatch"):
+        devices = devices[:1]  # threads might wait for each other, see `configure_jax`
     free: queue.SimpleQueue[jax.Device] = queue.SimpleQueue()
-    for device in jax.local_devices():
+    for device in devices:
         free.put(device)
 
     def on_a_device(unit: str) -> _T:
@@ -321,18 +324,23 @@ def _lines(unit: str, every: float = 10.0) -> Callable[[int, int, str], None]:
         nonlocal printed
         if time.perf_counter() - printed >= every:
             printed = time.perf_counter()
-            print(f"{unit}: {done}/{total}, {text}", flush=True)
+            print(f"{unit}: {done}/{total}, {text}\n", end="", flush=True)  # in one piece
 
     return tell
 
 
-def configure_jax() -> None:
+def configure_jax(in_threads: bool = False) -> None:
     """Sets up JAX for experiments; to be called before its devices are used.
 
     The cores are devices, programs compiled once are kept for the next start, and matrix products
-    are exact to the last bits everywhere: GPUs would round their factors to fewer.
+    are exact to the last bits everywhere: GPUs would round their factors to fewer. With
+    ``in_threads`` a thread waits for its own programs, so that several can run side by side.
     """
     import jax
+
+    # Two threads that dispatch programs to be run later have been seen to wait for each other for
+    # ever, in XLA's count of the programs that are under way on a CPU.
+    jax.config.update("jax_cpu_enable_async_dispatch", not in_threads)
 
     jax.config.update("jax_default_matmul_precision", "highest")
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")

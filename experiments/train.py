@@ -177,10 +177,13 @@ def recipe_of(config: ml_collections.ConfigDict) -> Recipe:
 def _how_it_goes(progress: Progress, problem: Problem) -> str:
     rows = ~np.isnan(progress.history.updates)
     last = History(*(np.asarray(column)[rows][-1] for column in progress.history))
-    return (
-        f"loss {last.train_loss:.4g}, {problem.metric.name} {last.metric:.4g}, "
-        f"ln gradient norm {last.log_gradient_norm:.2f}"
-    )
+    parts = {
+        "loss": f"{last.train_loss:.4g}",
+        problem.metric.name: f"{last.metric:.4g}",
+        "ln gradient norm": f"{last.log_gradient_norm:.2f}",
+    }
+    # Before the first update there is neither a loss nor a gradient.
+    return ", ".join(f"{name} {value}" for name, value in parts.items() if value != "nan")
 
 
 def _examples(model: nn.Module, problem: Problem, progress: Progress, count: int) -> list[str]:

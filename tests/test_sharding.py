@@ -4,6 +4,7 @@ The number of devices is fixed when JAX starts, so each has its own process. Thi
 once the program that they run.
 """
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import rnn_jax
-from rnn_jax.sharding import fast_compilation, over_replicas
+from rnn_jax.sharding import fast_compilation, over_batch, over_replicas
 
 DEVICES = (1, 2, 3)
 COUNTS = (1, 4)
@@ -44,8 +45,28 @@ def to_text(results):
     return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(results)).hex()
 
 
+BATCHES = (6, 4, 5, 1)
+"""6 is divided by all numbers of devices, 5 and 1 by none."""
+
+
+def loss(params, xs, targets):
+    """A mean over a batch (T, B, 1)."""
+    outputs = lambda xs: rnn_jax.unroll(rnn_jax.gru(), params, xs)[1].outputs
+    return jnp.mean((jax.vmap(outputs, 1, 1)(xs) - targets) ** 2)
+
+
+def batch(size):
+    key = jax.random.key(size)
+    params = rnn_jax.gru().init(key, 1, 4)
+    xs = jax.random.normal(key, (7, size, 1), "float32")
+    return params, xs, jnp.broadcast_to(jnp.cos(xs), (7, size, 4))
+
+
 def main(devices):
-    """Prints, for each number of replicas, the results of a Python loop and of all devices."""
+    """Prints, for each number of replicas, the results of a Python loop and of all devices.
+
+    Then, for each batch, how far a gradient over all devices is from that of the whole.
+    """
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
     assert jax.local_device_count() == devices
@@ -56,6 +77,13 @@ def main(devices):
         each = [one(*jax.tree.map(lambda leaf, i=i: leaf[i], args)) for i in range(count)]
         loop = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
         print(to_text(loop), to_text(shared(*args)))
+    step = jax.value_and_grad(loss)
+    for size in BATCHES:
+        args = batch(size)
+        whole, divided = jax.jit(step)(*args), over_batch(step, axis=1)(*args)
+        apart = jax.tree.map(lambda a, b: jnp.abs(a - b).max() / jnp.abs(a).max(), whole, divided)
+        used = len(divided[0].sharding.device_set)
+        print(size, used, max(map(float, jax.tree.leaves(apart))))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +102,8 @@ def printed():
         output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         lines = [line.split() for line in output.splitlines()]
-        outputs[devices] = dict(zip(COUNTS, lines, strict=True))
+        names = [*COUNTS, *(f"batch of {size}" for size in BATCHES)]
+        outputs[devices] = dict(zip(names, lines, strict=True))
     return outputs
 
 
@@ -91,6 +120,20 @@ def test_replicas_are_a_python_loop_bit_for_bit(printed, devices, count):
 def test_the_number_of_devices_does_not_matter(printed, count):
     """The same bits from 1, 2 and 3 devices."""
     assert len({printed[devices][count][1] for devices in DEVICES}) == 1
+
+
+@pytest.mark.parametrize("size", BATCHES)
+@pytest.mark.parametrize("devices", DEVICES)
+def test_a_divided_batch_has_the_gradient_of_the_whole(printed, devices, size):
+    """A mean of means of equal parts; float32 sums in another order."""
+    _, used, apart = printed[devices][f"batch of {size}"]
+    assert int(used) == math.gcd(size, devices)
+    assert float(apart) < 1e-5
+
+
+def test_a_batch_has_one_size():
+    with pytest.raises(ValueError, match=r"as many examples, got \[3, 4\]"):
+        over_batch(lambda params, x, y: x.mean())((), np.ones(3), np.ones(4))
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ LEARNED = {
     "words": (5.6, 5.8),
     "video": (0.3, 0.2),
     "translation": (0.2, 0.0),
+    "questions": (0.3, 0.2),
     "handwriting": (0.85, 0.9),
 }
 
@@ -123,7 +124,8 @@ def test_a_batch_can_be_learned_by_heart(name):
         jax.tree.map(jnp.asarray, problem.train), jax.random.key(0), jnp.int32(0), 8
     )
     # Melodies share their beginnings, of which nothing says how they go on but the mode.
-    updates, left = {"music": (800, 0.1), "video": (1000, 0.1)}.get(name, (400, 0.05))
+    known = {"music": (800, 0.1), "video": (1000, 0.1), "questions": (800, 0.05)}
+    updates, left = known.get(name, (400, 0.05))
     assert trained_on(problem, model, batch, updates, 0.01) < left
 
 
@@ -164,6 +166,7 @@ CHANCE = {
     "words": (5.78, 0.2),
     "video": (0.2, 0.06),
     "translation": (0.0, 0.03),
+    "questions": (0.2, 0.06),
     "handwriting": (0.9, 0.12),
 }
 
@@ -194,7 +197,10 @@ def arguments(name, workdir, *more):
 
 @pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path):
-    fields = ("--config.updates=400", "--config.every=20", "--config.patience=100")
+    # Two networks, side by side where there are two cores.
+    fields = (
+        "--config.updates=400", "--config.every=20", "--config.patience=100", "--config.seeds=2",
+    )  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run = lambda folder: arguments("forecasting_smoke", folder, *fields)
     subprocess.run(run(whole), cwd=CHECKOUT, check=True, capture_output=True)
@@ -213,6 +219,24 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path):
     assert sorted(first.files) == sorted(second.files)
     for field in first.files:
         np.testing.assert_array_equal(first[field], second[field], err_msg=field)
+
+
+@pytest.mark.slow
+def test_ctrl_c_waits_for_no_thread(tmp_path):
+    """Both networks are amid a program of many minutes, which nothing can interrupt."""
+    fields = ("--config.updates=1000000", "--config.every=1000000", "--config.seeds=2")
+    process = subprocess.Popen(
+        arguments("forecasting_smoke", tmp_path / "run", *fields),
+        cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (tmp_path / "run" / "units" / "lstm.0" / "metrics.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert said == "train: stopped after 0 of 2 units; the same command resumes\n"
 
 
 def test_what_diverges_ends_in_one_line(tmp_path):
@@ -250,6 +274,22 @@ def test_a_wrong_field_is_named(field, value, message):
     config[field] = value
     with pytest.raises(ValueError, match=message):
         train.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("sentiment", {"text": "body"}, "config.data.text is 'body', but of no file"),
+        ("sentiment", {"path": "a.csv", "hub": "imdb"}, "path and config.data.hub are both given"),
+        ("forecasting", {"column": "sales"}, "config.data.column is 'sales', but of no file"),
+        ("forecasting", {"period": 7}, "config.data.period is 7, but of no file"),
+    ],
+)
+def test_a_field_without_effect_is_refused(name, data, message):
+    config = smoke(name)
+    config.data.update(data)
+    with pytest.raises(ValueError, match=message):
+        train.EXPERIMENT.prepare(config)
 
 
 def test_a_feed_forward_network_reads_no_sequence():

@@ -45,7 +45,7 @@ def stories(seed: int = 0, sentences: tuple[int, int] = (2, 6), count: int = 10_
     moves along, so the place of a thing follows from several sentences; only what the story tells
     is asked. A thing lies where it was dropped, or anywhere before it is first taken.
 
-    The inputs are `Conditioned`: the words of the story and then of the question, and the answer
+    The inputs are `Conditioned`: the words of the question and then of the story, and the answer
     one step late; the target is the answer and `END`. The loss is the mean over the words of the
     answer and its end, nats. The metric is the share of answers right in every word, given the true
     words before, `rnn_jax.tasks.metrics.exact_match`. All stories are distinct; 70 % are for
@@ -142,7 +142,7 @@ def _draw(
 def _problem(items: list[_Item]) -> Problem:
     ends = round(0.7 * len(items)), round(0.85 * len(items))
     train, test = items[: ends[0]], items[ends[1] :]
-    read = [[*item.story, *item.question.split()] for item in items]
+    read = [[*item.question.split(), *item.story] for item in items]
     words = Vocabulary.of(read[: ends[0]])
     answers = Vocabulary.of(answer.split() for answer in (*_PLACES, *_PEOPLE, "nobody"))
 
@@ -154,10 +154,10 @@ def _problem(items: list[_Item]) -> Problem:
         return jax.tree.map(lambda leaf: leaf[begin:end], examples)
 
     def show(outputs: jax.Array, example: Example) -> Mapping[str, str]:
-        story, _, question = " ".join(words.decode(example.inputs.context)).rpartition(". ")
+        question, _, story = " ".join(words.decode(example.inputs.context)).partition("? ")
         return {
-            "story": f"{story}.",
-            "question": question,
+            "story": story,
+            "question": f"{question}?",
             "right answer": " ".join(answers.decode(example.target)),
             "answer": " ".join(answers.decode(jnp.argmax(outputs, axis=-1))),
         }

@@ -22,6 +22,7 @@ def base() -> ml_collections.ConfigDict:
     config.hidden_size = 64
     config.layers = 1
     config.embedding = 32  # of tokens
+    config.embedding_gain = 1.0  # their entries begin with the deviation gain / sqrt(embedding)
     config.dropout = 0.0
     config.pool = "last"  # how a sequence becomes one vector: last, mean, ends
     config.attention = True  # of an encoder-decoder
@@ -119,10 +120,10 @@ TASKS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
         "questions",
         {"sentences": (2, 5), "count": 30_000},
         networks=("bidirectional_gru",),
+        layers=2,
+        embedding_gain=6.0,  # at 1 it may learn no more than which kind of answer is asked for
         pool="ends",
-        learning_rate=0.005,
         schedule="warmup_cosine",
-        batch=64,
         seeds=2,
         updates=5000,
         every=500,
@@ -147,9 +148,9 @@ SMOKE: dict[str, dict[str, Any]] = {
     "translation": {"data": {"largest": 999, "count": 1000}, "updates": 300},
     "questions": {
         "data": {"sentences": (2, 3), "count": 3000},
-        "networks": ("lstm",),
         "hidden_size": 32,
-        "learning_rate": 0.02,
+        "layers": 1,
+        "learning_rate": 0.005,
         "updates": 600,
     },
     "handwriting": {"data": {"train": 500}, "networks": ("bidirectional_lstm",), "updates": 400},

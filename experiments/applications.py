@@ -149,7 +149,9 @@ def model_of(config: ConfigDict, network: str, problem: Problem) -> nn.Module:
     def reader(network: str, tokens: int | None) -> Reader:
         layer = _layer(network, config.layers, space)
         embedding = config.embedding if tokens else None
-        return Reader(layer, config.hidden_size, tokens, embedding, config.dropout)
+        return Reader(
+            layer, config.hidden_size, tokens, embedding, config.embedding_gain, config.dropout
+        )
 
     if problem.topology == "many_to_one":
         return ManyToOne(reader(network, problem.tokens), outputs, config.pool)

@@ -13,7 +13,6 @@ import dataclasses
 import difflib
 import functools
 import os
-import queue
 import re
 import runpy
 import signal
@@ -22,17 +21,17 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent import futures
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags  # type: ignore[import-untyped]
 
 from experiments.report import Report, show_report, write_report
 from experiments.rundir import CHECKOUT, Arrays, RunDir, UserError, open_run, unit_names
+from experiments.workers import side_by_side
 
 __all__ = [
     "Command",
@@ -79,8 +78,8 @@ class Experiment:
     """Reads what units need, such as the user's files, before the run directory is made; raises as
     `validate` does. Not for --plot_only."""
     has_desk: bool = False
-    """Whether units are long: `run_unit` takes a third argument, a `Desk`, and as many units as
-    there are devices are computed at once, each on a device of its own."""
+    """Whether units are long: `run_unit` takes a third argument, a `Desk`, and on CPUs as many
+    units as there are cores are computed at once, by processes, so it is a function of a module."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,16 +101,14 @@ def main(experiment: Experiment | Command) -> NoReturn:
     def start(argv: Sequence[str]) -> None:
         del argv
         if isinstance(experiment, Command) or not FLAGS.plot_only:
-            configure_jax(in_threads=isinstance(experiment, Experiment) and experiment.has_desk)
+            configure_jax()
         if isinstance(experiment, Command):
             _blame_user(experiment.answer, FLAGS.config)
         else:
             run(experiment, FLAGS.config, FLAGS.workdir, plot_only=FLAGS.plot_only)
         sys.stdout.flush()  # here, where a reader that has gone is still caught
 
-    warnings.showwarning = lambda message, *_: print(
-        f"{experiment.name}: {message}", file=sys.stderr
-    )
+    _show_warnings(experiment.name)
     signal.signal(signal.SIGTERM, _terminate)
     sys.unraisablehook = _interrupt_again
     try:
@@ -122,9 +119,6 @@ def main(experiment: Experiment | Command) -> NoReturn:
     except BrokenPipeError:  # whoever reads the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except Exception:
-        traceback.print_exc()
-        _leave(1)
     except KeyboardInterrupt as stop:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_IGN)  # pressed twice, it still ends in one line
@@ -134,15 +128,7 @@ def main(experiment: Experiment | Command) -> NoReturn:
 
 def _exit(code: int, name: str, message: str) -> NoReturn:
     print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
-    _leave(code)
-
-
-def _leave(code: int) -> NoReturn:
-    """Ends at once, where `sys.exit` would wait for units that are still being computed."""
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    sys.exit(code)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -258,89 +244,89 @@ def _compute(
     with bar:
         task = bar.add_task("", total=len(units), completed=len(results))
 
-        def run_unit(unit: str) -> tuple[str, Arrays, float]:
-            start = time.perf_counter()
-            if not experiment.has_desk:
+        rows = _Rows(bar if terminal else None)
+        folder = rundir.path / "units" if experiment.has_desk else None
+        compute = functools.partial(_compute_unit, experiment.run_unit, config, folder)
+
+        def one_by_one() -> Generator[tuple[str, tuple[Arrays, float]]]:
+            for unit in missing:
                 bar.update(task, description=unit)
-                arrays = experiment.run_unit(config, unit)
-            else:
-                row = bar.add_task(unit, total=None)
-                tell = _on_bar(bar, row, unit) if terminal else _lines(unit)
-                desk = Desk(rundir.path / "units" / unit, tell)
-                arrays = experiment.run_unit(config, unit, desk)
-                bar.remove_task(row)
-            return unit, arrays, time.perf_counter() - start
+                yield unit, compute(unit, functools.partial(rows.tell, unit))
 
-        finished = (_side_by_side if experiment.has_desk else map)(run_unit, missing)
-        for unit, arrays, seconds in finished:
-            rundir.save_unit(unit, arrays)
-            results[unit] = rundir.load_unit(unit) or {}  # as a later start would find it
-            bar.update(task, advance=1, description="")
-            if not terminal:
-                print(f"[{len(results)}/{len(units)}] {unit}: {seconds:.1f} s", flush=True)
+        finished = one_by_one()
+        if experiment.has_desk and len(units) > 1 and missing and _on_cpu():
+            setup = functools.partial(_set_up_process, experiment.name)
+            finished = side_by_side(compute, missing, rows.tell, shares=len(units), setup=setup)
+        with contextlib.closing(finished):
+            for unit, (arrays, seconds) in finished:
+                rundir.save_unit(unit, arrays)
+                results[unit] = rundir.load_unit(unit) or {}  # as a later start would find it
+                rows.remove(unit)
+                bar.update(task, advance=1, description="")
+                if not terminal:
+                    print(f"[{len(results)}/{len(units)}] {unit}: {seconds:.1f} s", flush=True)
 
 
-def _side_by_side(function: Callable[[str], _T], units: Sequence[str]) -> Iterator[_T]:
-    """`map` with as many units at once as there are devices, each on its own; first come, first."""
+def _compute_unit(
+    run_unit: Callable[..., Arrays],
+    config: ConfigDict,
+    folder: Path | None,
+    unit: str,
+    tell: Callable[[int, int, str], None],
+) -> tuple[Arrays, float]:
+    """The arrays of a unit, which has a desk if there is a folder for those; and its seconds."""
+    start = time.perf_counter()
+    desk = [Desk(folder / unit, tell)] if folder else []
+    return run_unit(config, unit, *desk), time.perf_counter() - start
+
+
+def _on_cpu() -> bool:
     import jax
 
-    devices = jax.local_devices()
-    if jax.default_backend() == "cpu" and jax.config.read("jax_cpu_enable_async_dispatch"):
-        devices = devices[:1]  # threads might wait for each other, see `configure_jax`
-    free: queue.SimpleQueue[jax.Device] = queue.SimpleQueue()
-    for device in devices:
-        free.put(device)
-
-    def on_a_device(unit: str) -> _T:
-        device = free.get()
-        try:
-            with jax.default_device(device):
-                return function(unit)
-        finally:
-            free.put(device)
-
-    pool = futures.ThreadPoolExecutor(free.qsize())
-    try:
-        for done in futures.as_completed([pool.submit(on_a_device, unit) for unit in units]):
-            yield done.result()
-    finally:  # also after an interruption, when nobody is to wait for the others
-        pool.shutdown(wait=False, cancel_futures=True)
+    return jax.default_backend() == "cpu"
 
 
-def _on_bar(bar: Any, row: Any, unit: str) -> Callable[[int, int, str], None]:
-    """Shows how a unit goes in a row of its own under the bar of all of them."""
-
-    def tell(done: int, total: int, text: str) -> None:
-        bar.update(row, completed=done, total=total, description=f"{unit}: {text}")
-
-    return tell
+def _set_up_process(name: str) -> None:
+    """What `main` does for its own process, in one that computes units of an experiment."""
+    logging.set_verbosity(logging.WARNING)
+    _show_warnings(name)
+    configure_jax()
 
 
-def _lines(unit: str, every: float = 10.0) -> Callable[[int, int, str], None]:
-    """Prints how a unit goes, a line in so many seconds."""
-    printed = time.perf_counter()
-
-    def tell(done: int, total: int, text: str) -> None:
-        nonlocal printed
-        if time.perf_counter() - printed >= every:
-            printed = time.perf_counter()
-            print(f"{unit}: {done}/{total}, {text}\n", end="", flush=True)  # in one piece
-
-    return tell
+def _show_warnings(name: str) -> None:
+    warnings.showwarning = lambda message, *_: print(f"{name}: {message}", file=sys.stderr)
 
 
-def configure_jax(in_threads: bool = False) -> None:
+class _Rows:
+    """How units go: a row each under the bar of all of them, or without a bar a line at times."""
+
+    def __init__(self, bar: Any, seconds: float = 10.0) -> None:
+        self.bar, self.seconds = bar, seconds
+        self.rows: dict[str, Any] = {}
+        self.shown: dict[str, float] = {}
+
+    def tell(self, unit: str, done: int, total: int, text: str) -> None:
+        if self.bar:
+            if unit not in self.rows:
+                self.rows[unit] = self.bar.add_task("", total=None)
+            described = f"{unit}: {text}"
+            self.bar.update(self.rows[unit], completed=done, total=total, description=described)
+        elif time.perf_counter() - self.shown.setdefault(unit, time.perf_counter()) >= self.seconds:
+            self.shown[unit] = time.perf_counter()
+            print(f"{unit}: {done}/{total}, {text}", flush=True)
+
+    def remove(self, unit: str) -> None:
+        if unit in self.rows:
+            self.bar.remove_task(self.rows.pop(unit))
+
+
+def configure_jax() -> None:
     """Sets up JAX for experiments; to be called before its devices are used.
 
     The cores are devices, programs compiled once are kept for the next start, and matrix products
-    are exact to the last bits everywhere: GPUs would round their factors to fewer. With
-    ``in_threads`` a thread waits for its own programs, so that several can run side by side.
+    are exact to the last bits everywhere: GPUs would round their factors to fewer.
     """
     import jax
-
-    # Two threads that dispatch programs to be run later have been seen to wait for each other for
-    # ever, in XLA's count of the programs that are under way on a CPU.
-    jax.config.update("jax_cpu_enable_async_dispatch", not in_threads)
 
     jax.config.update("jax_default_matmul_precision", "highest")
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")

@@ -64,7 +64,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     checks.at_least(config, 1, "seeds", "hidden_size", "layers", "embedding")
     checks.at_least(config, 1, "batch", "updates", "every", "patience")
     checks.at_least(config, 0, "seed", "shown")
-    checks.positive(config, "learning_rate")
+    checks.positive(config, "learning_rate", "embedding_gain")
     checks.finite(config, "weight_decay", least=0)
     if not config.clip > 0:
         raise ValueError(f"config.clip must be above 0, inf for no clipping, got {config.clip:g}")

@@ -99,7 +99,9 @@ def trained_on(problem, model, batch, updates, rate):
         first = model.apply({"params": params}, method="initial_state")
         count = batch.mask.shape[0]
         carry, flag = jax.tree.map(lambda leaf: jnp.stack([leaf] * count), first), False
-    objective, optimiser = make_objective(model, problem), optax.adam(rate)
+    objective = make_objective(model, problem)
+    # A rate that falls to zero: at a constant one the last loss is wherever the noise leaves it.
+    optimiser = optax.adam(optax.cosine_decay_schedule(rate, updates))
 
     def step(state, n):
         params, opt_state = state
@@ -124,9 +126,9 @@ def test_a_batch_can_be_learned_by_heart(name):
         jax.tree.map(jnp.asarray, problem.train), jax.random.key(0), jnp.int32(0), 8
     )
     # Melodies share their beginnings, of which nothing says how they go on but the mode.
-    known = {"music": (800, 0.1), "video": (1000, 0.1), "questions": (800, 0.05)}
-    updates, left = known.get(name, (400, 0.05))
-    assert trained_on(problem, model, batch, updates, 0.01) < left
+    known = {"music": (800, 0.01, 0.1), "video": (700, 0.03, 0.1), "questions": (800, 0.01, 0.05)}
+    updates, rate, left = known.get(name, (400, 0.01, 0.05))
+    assert trained_on(problem, model, batch, updates, rate) < left
 
 
 def meaningless(problem, seed=0):
@@ -206,14 +208,14 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path):
     subprocess.run(run(whole), cwd=CHECKOUT, check=True, capture_output=True)
     checkpoints = killed / "units" / "lstm.0" / "checkpoints"
     for least in (40, 160, 280):
-        process = subprocess.Popen(run(killed), cwd=CHECKOUT, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(run(killed), cwd=CHECKOUT, stdout=subprocess.PIPE)
         done = lambda: [
             int(path.name) for path in checkpoints.glob("[0-9]*") if path.name.isdigit()
         ]
         while process.poll() is None and max(done(), default=0) < least:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate(timeout=10)  # until those that compute units have ended, too
     subprocess.run(run(killed), cwd=CHECKOUT, check=True, capture_output=True)
     first, second = (np.load(folder / "arrays.npz") for folder in (whole, killed))
     assert sorted(first.files) == sorted(second.files)
@@ -222,18 +224,19 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_waits_for_no_thread(tmp_path):
+def test_ctrl_c_waits_for_no_unit(tmp_path):
     """Both networks are amid a program of many minutes, which nothing can interrupt."""
     fields = ("--config.updates=1000000", "--config.every=1000000", "--config.seeds=2")
     process = subprocess.Popen(
         arguments("forecasting_smoke", tmp_path / "run", *fields),
         cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
     )  # fmt: skip
     while not (tmp_path / "run" / "units" / "lstm.0" / "metrics.csv").exists():
         assert process.poll() is None
         time.sleep(0.1)
     time.sleep(5)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all processes get it
     _, said = process.communicate(timeout=10)
     assert process.returncode == 130
     assert said == "train: stopped after 0 of 2 units; the same command resumes\n"

@@ -30,7 +30,8 @@ class Reader(nn.Module):
       layer: any `Cell` or `Layer`.
       hidden_size: H, or what else its ``init`` takes for it.
       tokens: how many distinct tokens there are; None for inputs that are features.
-      embedding: the size of a token's vector, by default ``hidden_size`` if that is one number.
+      embedding: E, the size of a token's vector, by default ``hidden_size`` if that is one number.
+      embedding_gain: the entries of the vectors begin as normal draws of deviation gain / sqrt(E).
       dropout: the rate at which features of x_t and of y_t are dropped.
       scheme: an initialisation scheme, as for ``layer.init``.
       param_dtype: of all parameters of the network it is part of; all is computed in it.
@@ -51,6 +52,7 @@ class Reader(nn.Module):
     hidden_size: Any
     tokens: int | None = None
     embedding: int | None = None
+    embedding_gain: float = 1.0
     dropout: float = 0.0
     scheme: Scheme | None = None
     param_dtype: Any = jnp.float32
@@ -68,7 +70,11 @@ class Reader(nn.Module):
 
     def setup(self) -> None:
         if self.tokens is not None:
-            self.table = nn.Embed(self.tokens, self.vector_size, param_dtype=self.param_dtype)
+            size = self.vector_size
+            draw = nn.initializers.normal(self.embedding_gain / size**0.5)
+            self.table = nn.Embed(
+                self.tokens, size, param_dtype=self.param_dtype, embedding_init=draw
+            )
         self.drop = nn.Dropout(self.dropout)
 
     @property

@@ -871,3 +871,19 @@ def test_haiku_kernels_by_kind(cell, scale):
     kernel = draws(cell, schemes.haiku())["recurrent_kernel"]
     # The variance of a truncated normal's square is below that of a normal's, 2.
     assert kernel.std() * np.sqrt(H) == pytest.approx(scale, rel=4 / np.sqrt(2 * kernel.size))
+
+
+def test_orthogonal_draws_are_factorised_one_after_another():
+    """Two devices that are cores, each with a batch of factorisations, would wait for ever."""
+
+    def factorised(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name in ("geqrf", "householder_product", "qr"):
+                yield equation.invars[0].aval.ndim
+            for inner in jax.extend.core.jaxprs_in_params(equation.params):
+                yield from factorised(inner)
+
+    draw = lambda key: lstm().init(key, D, H, scheme=schemes.orthogonal())
+    ranks = list(factorised(jax.make_jaxpr(jax.vmap(draw))(KEYS).jaxpr))
+    assert ranks
+    assert set(ranks) == {2}

@@ -270,6 +270,7 @@ def test_what_diverges_ends_in_one_line(tmp_path):
         ("optimiser", "adamm", "unknown 'adamm'.*did you mean 'adam'"),
         ("pool", "max", "config.pool: unknown 'max'"),
         ("features", (0,), "config.features must be at least 1, got 0"),
+        ("embedding_gain", 0.0, "config.embedding_gain must be a finite number above 0, got 0"),
     ],
 )
 def test_a_wrong_field_is_named(field, value, message):

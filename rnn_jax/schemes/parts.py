@@ -1,6 +1,7 @@
 """Draws of single parameters, of which schemes and presets are made."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,15 +37,28 @@ def orthogonal_gates(gain: ArrayLike) -> Draw:
     def draw(key: jax.Array, layout: Layout) -> jax.Array:
         # JAX fixes the sign of the QR factor, without which the draw would not be Haar.
         shape = (layout.recurrent_shape[0], layout.hidden_size)
-        block = lambda gate_key: initializers.orthogonal()(gate_key, shape, layout.dtype)
-        return jnp.asarray(gain, layout.dtype) * per_gate(block)(key, layout)
+        return jnp.asarray(gain, layout.dtype) * per_gate(_haar(shape, layout.dtype))(key, layout)
 
     return draw
 
 
 def fused_orthogonal(key: jax.Array, layout: Layout) -> jax.Array:
     """The recurrent kernel (H, G * H) with orthonormal rows, whatever the gates."""
-    return initializers.orthogonal()(key, layout.recurrent_shape, layout.dtype)
+    return _haar(layout.recurrent_shape, layout.dtype)(key)
+
+
+def _haar(shape: tuple[int, ...], dtype: Any) -> Callable[[jax.Array], jax.Array]:
+    """A draw of a matrix with orthonormal rows or columns, and under ``vmap`` one after another.
+
+    A batch of factorisations would be dealt out to the threads of XLA's pool, and two devices that
+    are cores and wait for it wait for ever.
+    """
+
+    @jax.custom_batching.sequential_vmap
+    def draw(key: jax.Array) -> jax.Array:
+        return initializers.orthogonal()(key, shape, dtype)
+
+    return draw
 
 
 def keep_bias(value: ArrayLike) -> Draw:

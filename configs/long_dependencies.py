@@ -111,6 +111,7 @@ def hochreiter_order() -> ml_collections.ConfigDict:
     config = _single(
         "temporal_order_hochreiter", 110, "lstm", rate=5e-3, criterion="hochreiter", threshold=0.1
     )
+    config.seeds = 8
     config.spread = 10
     config.forget_bias = 3.0
     config.batch = 4

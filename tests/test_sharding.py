@@ -17,6 +17,8 @@ import pytest
 import rnn_jax
 from rnn_jax.sharding import fast_compilation, over_batch, over_replicas
 
+pytestmark = pytest.mark.xdist_group("sharding")  # the processes are started once
+
 DEVICES = (1, 2, 3)
 COUNTS = (1, 4)
 """Numbers of replicas: neither is a multiple of 3 devices, and 1 is fewer than 2."""

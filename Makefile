@@ -38,7 +38,7 @@ test-all: .venv/.test  ## every test, the slow ones too
 	$(python) -m pytest -n auto --dist loadgroup $(ARGS)
 
 doctest: .venv/.test  ## the examples in the docstrings
-	$(python) -m pytest --doctest-modules rnn_jax experiments $(ARGS)
+	$(python) -m pytest -n auto --doctest-modules rnn_jax experiments $(ARGS)
 
 lint: .venv/.test  ## ruff: errors and formatting
 	$(python) -m ruff check

@@ -132,8 +132,8 @@ def accumulators(jaxpr, shape):
     found = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":
-            carried = equation.params["num_carry"]
-            found += sum(v.aval.shape == shape for v in equation.outvars[:carried])
+            # What is not carried has the steps as its first axis.
+            found += sum(v.aval.shape == shape for v in equation.outvars)
         for inner in core.jaxprs_in_params(equation.params):
             found += accumulators(inner, shape)
     return found

@@ -18,12 +18,13 @@ from experiments.rundir import UserError
 
 _T = TypeVar("_T")
 Tell = Callable[..., None]
+"""Takes how an item goes, in whatever terms the two sides agree on."""
 
 
 def side_by_side(
     function: Callable[[str, Tell], _T],
     items: Sequence[str],
-    tell: Callable[..., None],
+    tell: Tell,
     *,
     shares: int,
     setup: Callable[[], None],

@@ -47,7 +47,7 @@ RUN = 2000
 CRITERIA = ("wrong", "loss", "hochreiter")
 READERS = [cell for cell in CELLS if cell != "convlstm"]
 """Cells that read vectors."""
-INITIALISATIONS = ("orthogonal", "smart_tanh")
+INITIALISATIONS = ("orthogonal", "smart_tanh", "chrono")
 CONNECTIONS, DEVIATION = 15, 0.01
 """Into each unit, and of what is not recurrent, of the smart initialisation."""
 OPTIMISERS: dict[str, Callable[[float], Any]] = {"adam": optax.adam, "sgd": optax.sgd}
@@ -232,7 +232,7 @@ def _programs(
     config: ml_collections.ConfigDict, train: Task, test: Task, length: int, name: str
 ) -> _Programs:
     cell = lookup(name)
-    scheme, readout_scale = _initialisation(config, name)
+    scheme, readout_scale = _initialisation(config, name, length)
     optimiser = optax.chain(
         optax.clip_by_global_norm(config.clip),
         OPTIMISERS[config.optimiser](config.learning_rates[name]),
@@ -274,14 +274,16 @@ def _programs(
 
 
 def _initialisation(
-    config: ml_collections.ConfigDict, name: str
+    config: ml_collections.ConfigDict, name: str, length: int
 ) -> tuple[schemes.Scheme | None, float]:
     """The scheme of a cell, None for that of its own paper, and the deviation of the readout."""
     scale = config.hidden_size**-0.5
     if name not in ("elman", "lstm", "gru"):
         return None, scale
+    if config.initialisation == "chrono" and name != "elman":
+        return schemes.chrono(length), scale
     bias = 0.0 if name == "elman" else config.forget_bias
-    if config.initialisation == "orthogonal":
+    if config.initialisation != "smart_tanh":
         return schemes.orthogonal(forget_bias=bias), scale
     scheme = schemes.sparse(0.95, bias, connections=CONNECTIONS, input_deviation=DEVIATION)
     return scheme, DEVIATION

@@ -61,13 +61,14 @@ def report(config: ml_collections.ConfigDict, results: Results) -> Report:
     drawn = (
         f"; lengths drawn from {config.spread} less up to the one given" if config.spread else ""
     )
+    forget = "chosen by it" if config.initialisation == "chrono" else f"{config.forget_bias:g}"
     return Report(
         table=pd.concat([rows for rows in _rows(config, results) if len(rows)], ignore_index=True),
         summary=_summary(config, results),
         figures=figures.drawings(draw, config, results),
         notes=[
             f"{config.hidden_size} units, {config.initialisation} initialisation where the cell "
-            f"has none of its own, forget bias {config.forget_bias:g}; at most {config.updates} "
+            f"has none of its own, forget bias {forget}; at most {config.updates} "
             f"updates by {config.optimiser} (rates: {', '.join(rates)}), batches of "
             f"{config.batch}{drawn}, clipped at a norm of {config.clip:g}.",
             f"A seed is trained no further once it has solved the task. {' '.join(criteria)}",

@@ -19,7 +19,7 @@ def default() -> ml_collections.ConfigDict:
 
     config.cells = ("elman", "irnn", "lstm", "gru", "cayley_rnn")
     config.hidden_size = 32
-    # Or smart_tanh, or chrono, which tells LSTM and GRU the length; of other cells that of their own.
+    # Or smart_tanh, or chrono, which tells LSTM and GRU the length; other cells have their own.
     config.initialisation = "orthogonal"
     config.forget_bias = 1.0  # of the LSTM; of the GRU the same of its update gate
 

@@ -137,23 +137,31 @@ TASKS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
 }
 
 SMOKE: dict[str, dict[str, Any]] = {
-    "digits": {"networks": ("feed_forward", "gru"), "hidden_size": 32, "updates": 300},
-    "captions": {"data": {"train": 1000}, "updates": 600},
-    "music": {"updates": 150},
+    "digits": {"networks": ("feed_forward", "gru"), "hidden_size": 32, "updates": 200},
+    "captions": {"data": {"train": 1000}, "updates": 500},
+    "music": {"hidden_size": 32, "learning_rate": 0.01, "batch": 16, "updates": 200},
     "sentiment": {"updates": 500},
     "forecasting": {"updates": 300},
     "characters": {"hidden_size": 64, "learning_rate": 0.01, "updates": 200},
     "words": {"data": {"limit": 300}, "hidden_size": 64, "updates": 200},
     "video": {"data": {"train": 300}, "hidden_size": 6, "updates": 100},
-    "translation": {"data": {"largest": 999, "count": 1000}, "updates": 300},
+    "translation": {"data": {"largest": 999, "count": 1000}, "batch": 16, "updates": 300},
     "questions": {
         "data": {"sentences": (2, 3), "count": 3000},
-        "hidden_size": 32,
+        "hidden_size": 24,
         "layers": 1,
         "learning_rate": 0.005,
-        "updates": 600,
+        "batch": 16,
+        "updates": 500,
     },
-    "handwriting": {"data": {"train": 500}, "networks": ("bidirectional_lstm",), "updates": 400},
+    "handwriting": {
+        "data": {"train": 500},
+        "networks": ("bidirectional_lstm",),
+        "hidden_size": 48,
+        "learning_rate": 0.007,
+        "batch": 16,
+        "updates": 300,
+    },
 }
 
 
@@ -161,7 +169,7 @@ def smoke(name: str) -> ml_collections.ConfigDict:
     """The task once, small."""
     config = TASKS[name]()
     config.seeds = 1
-    config.every = 50
+    config.every = 100
     fields = dict(SMOKE[name])
     config.data.update(fields.pop("data", {}))
     config.update(fields)

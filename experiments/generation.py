@@ -42,15 +42,17 @@ def products(
 def _melodies(
     key: jax.Array, model: nn.Module, params: Params, problem: Chorales, folder: Path
 ) -> list[str]:
-    lines = []
-    for n in range(MELODIES):
-        mode = jnp.eye(2)[n % 2]
+    @jax.jit
+    @jax.vmap
+    def melody(key: jax.Array, mode: jax.Array) -> jax.Array:
         state = model.apply({"params": params}, mode, method="begin")
         step = _forbidding(_step(model, params), (PAD, START, UNKNOWN))
-        decoded = sampled(
-            jax.random.fold_in(key, n), step, state, START, _LONGEST, temperature=0.9, end=END
-        )
-        notes = problem.vocabulary.decode(np.asarray(decoded.tokens))
+        return sampled(key, step, state, START, _LONGEST, temperature=0.9, end=END).tokens
+
+    modes = jnp.eye(2)[np.arange(MELODIES) % 2]
+    lines = []
+    for n, tokens in enumerate(np.asarray(melody(jax.random.split(key, MELODIES), modes))):
+        notes = problem.vocabulary.decode(tokens)
         if not notes:
             continue
         name = f"melody_{n + 1}_{('major', 'minor')[n % 2]}.mid"

@@ -34,7 +34,8 @@ from experiments.applications import (
 )
 from experiments.generation import products
 from experiments.rundir import write_file
-from rnn_jax.tasks import Problem, Vocabulary, forecasts
+from rnn_jax.base import Params
+from rnn_jax.tasks import Example, Problem, Vocabulary, forecasts
 from rnn_jax.training import (
     OPTIMISERS,
     SCHEDULES,
@@ -190,26 +191,32 @@ def _examples(model: nn.Module, problem: Problem, progress: Progress, count: int
     """What the first test examples look like, and what the network says of them, a line each."""
     if problem.show is None:
         return []
+    first = jax.tree.map(lambda leaf: leaf[:count], problem.test)
     lines = []
-    for n in range(min(count, len(problem.test.mask))):
-        example = jax.tree.map(lambda leaf, n=n: np.asarray(leaf[n]), problem.test)
-        variables = {"params": progress.best}
-        outputs: Any = model.apply(variables, example.inputs, example.mask)
-        shown = problem.show(np.asarray(outputs), example)
+    for n, outputs in enumerate(np.asarray(_apply(model, progress.best, first))):
+        example = jax.tree.map(lambda leaf, n=n: np.asarray(leaf[n]), first)
+        shown = problem.show(outputs, example)
         one_line = {column: text for column, text in shown.items() if "\n" not in text}
         lines.append("; ".join(f"{column}: {text}" for column, text in one_line.items()))
     return lines
+
+
+def _apply(model: nn.Module, params: Params, examples: Example) -> jax.Array:
+    """The outputs of all examples."""
+
+    @jax.jit
+    @jax.vmap
+    def apply(example: Example) -> Any:
+        return model.apply({"params": params}, example.inputs, example.mask)
+
+    return apply(jax.tree.map(jnp.asarray, examples))
 
 
 def _forecast(
     config: ml_collections.ConfigDict, model: nn.Module, progress: Progress, problem: Problem
 ) -> dict[str, np.ndarray]:
     """The forecasts of the test part beside the truth, in units of the data."""
-
-    def apply(example: Any) -> Any:
-        return model.apply({"params": progress.best}, example.inputs, example.mask)
-
-    outputs: Any = jax.vmap(apply)(jax.tree.map(jnp.asarray, problem.test))
+    outputs = _apply(model, progress.best, problem.test)
     series = series_of(config.data)
     times, truth, forecast = forecasts(series, np.asarray(outputs))
     return {

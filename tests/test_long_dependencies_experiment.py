@@ -185,11 +185,13 @@ def test_chrono_is_for_the_cells_that_keep_their_state():
         scheme, _ = experiment._initialisation(config, cell, 30)
         params = lookup(cell).init(jax.random.key(0), 2, 16, scheme=scheme)
         biases[cell] = np.asarray(params["bias"])
-    assert not biases["elman"].any() and not biases["irnn"].any()
+    assert not biases["elman"].any()
+    assert not biases["irnn"].any()
     into, keep, *_ = biases["lstm"].reshape(4, 16)
     np.testing.assert_array_equal(into, -keep)
     for bias in (keep, *biases["gru"].reshape(-1, 16)):
-        assert bias.max() <= np.log(29) and bias.min() >= 0
+        assert bias.max() <= np.log(29)
+        assert bias.min() >= 0
     assert np.ptp(keep) > 1  # of every unit another: ln u, u from 1 to 29
 
 

@@ -28,7 +28,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 # What a smoke run must reach on the test set, where guessing stays at the second number.
 LEARNED = {
-    "digits": (0.85, 0.1),
+    "digits": (0.8, 0.1),
     "captions": (0.02, 0.006),
     "music": (4.5, 5.4),
     "sentiment": (0.9, 0.5),
@@ -36,9 +36,9 @@ LEARNED = {
     "characters": (3.6, 4.6),
     "words": (5.6, 5.8),
     "video": (0.3, 0.2),
-    "translation": (0.2, 0.0),
+    "translation": (0.5, 0.0),
     "questions": (0.3, 0.2),
-    "handwriting": (0.85, 0.9),
+    "handwriting": (0.75, 0.9),
 }
 
 

@@ -146,7 +146,7 @@ def fit(
     (True, True)
     """
     of_init, of_run = jax.random.split(key)
-    look = jax.jit(make_look(model, problem))
+    look = make_look(model, problem)
     progress = begin(model, problem, recipe, of_init)
     kept = checkpoints.newest(progress) if checkpoints else None
     if kept is not None:
@@ -226,24 +226,36 @@ def make_look(model: nn.Module, problem: Problem) -> Callable[[Params, Example],
     def judge(outputs: Any, example: Example) -> tuple:
         return problem.loss(outputs, example), *problem.metric.measure(outputs, example)
 
-    def look(params: Params, examples: Example) -> tuple:
-        variables = {"params": params}
+    def one(params: Params, example: Example) -> tuple:
+        return judge(model.apply({"params": params}, example.inputs, example.mask), example)
 
-        def one(example: Example) -> tuple:
-            return judge(model.apply(variables, example.inputs, example.mask), example)
-
-        def going_on(state: Any, example: Example) -> tuple:
+    def going_on(params: Params, examples: Example) -> tuple:
+        def step(state: Any, example: Example) -> tuple:
             state, outputs = model.apply(
-                variables, example.inputs, example.mask, state=state, method="run"
+                {"params": params}, example.inputs, example.mask, state=state, method="run"
             )
             return state, judge(outputs, example)
 
-        examples = jax.tree.map(jnp.asarray, examples)
-        if problem.continues is None:
-            losses, totals, weights = jax.lax.map(one, examples, batch_size=_AT_ONCE)
+        first = model.apply({"params": params}, method="initial_state")
+        return jax.lax.scan(step, first, examples)[1]
+
+    # Examples that do not go on where the last one ended are looked at in batches of one size, the
+    # last filled up: one compiled program for held-out sets of every size.
+    batch = jax.jit(jax.vmap(one, in_axes=(None, 0)))
+    in_order = jax.jit(going_on)
+
+    def look(params: Params, examples: Example) -> tuple:
+        if problem.continues is not None:
+            judged = in_order(params, jax.tree.map(jnp.asarray, examples))
         else:
-            first = model.apply(variables, method="initial_state")
-            _, (losses, totals, weights) = jax.lax.scan(going_on, first, examples)
+            count = len(examples.mask)
+            parts = []
+            for start in range(0, count, _AT_ONCE):
+                rows = np.arange(start, start + _AT_ONCE) % count
+                some = jax.tree.map(lambda leaf, rows=rows: leaf[rows], examples)
+                parts.append(batch(params, some))
+            judged = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
+        losses, totals, weights = judged
         return jnp.mean(losses), jnp.sum(totals), jnp.sum(weights)
 
     return look
@@ -253,7 +265,7 @@ def evaluate(
     model: nn.Module, problem: Problem, params: Params, examples: Example
 ) -> tuple[float, float]:
     """The mean loss, and the metric in the units of the problem, of a held-out set."""
-    return _judged(jax.jit(make_look(model, problem)), problem.metric, params, examples)
+    return _judged(make_look(model, problem), problem.metric, params, examples)
 
 
 def is_finished(history: History, recipe: Recipe, metric: Metric) -> bool:

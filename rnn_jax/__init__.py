@@ -8,6 +8,7 @@ from rnn_jax import analysis, cells, combinators, numerics, remedies, schemes, t
 from rnn_jax.base import Cell, HiddenState, Layer, LinearCell, linear_cell
 from rnn_jax.cells import CELLS, LSTMState, elman, gru, lstm
 from rnn_jax.gated import gated_cell
+from rnn_jax.newton import Convergence, Newton
 from rnn_jax.parallel import unroll_parallel
 from rnn_jax.unroll import Trajectory, length_mask, unroll, unroll_static, unroll_truncated
 
@@ -16,10 +17,12 @@ __version__ = "0.1.0"
 __all__ = [
     "CELLS",
     "Cell",
+    "Convergence",
     "HiddenState",
     "LSTMState",
     "Layer",
     "LinearCell",
+    "Newton",
     "Trajectory",
     "analysis",
     "cells",

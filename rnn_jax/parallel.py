@@ -1,14 +1,27 @@
 """A cell over a sequence, parallel over time."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 
-from rnn_jax.base import Cell, Layer, LinearCell, Params, State
-from rnn_jax.unroll import Steps, Trajectory, prepare, unroll
+from rnn_jax import newton
+from rnn_jax.base import Cell, Drive, Layer, LinearCell, Params, State
+from rnn_jax.newton import Convergence, Newton
+from rnn_jax.unroll import (
+    Steps,
+    Trajectory,
+    advance,
+    check_like,
+    check_segment,
+    in_segments,
+    prepare,
+    unroll,
+)
+
+Method = Literal["associative", "newton", "quasi_newton"] | Newton
 
 
 def unroll_parallel(
@@ -21,29 +34,45 @@ def unroll_parallel(
     reset: jax.Array | None = None,
     reverse: bool = False,
     taps: State | None = None,
-    method: Literal["associative"] = "associative",
-) -> tuple[State, Trajectory]:
+    method: Method = "associative",
+    guess: State | None = None,
+    segment: int | Literal["sqrt"] | None = None,
+    report: bool = False,
+) -> Any:
     """`unroll` in O(log T) dependent steps: same values and gradients, but for rounding.
 
     The method "associative" takes the cells that are linear in their state, z_t = a_t * z_{t-1} +
     b_t. Such steps compose to such steps, (a, b) then (a', b') to (a' * a, a' * b + b'), and
     ``lax.associative_scan`` forms all T compositions together. Blelloch (1990), "Prefix sums and
-    their applications"; for recurrences Martin and Cundy (2018), arXiv:1709.04057.
+    their applications"; for recurrences Martin and Cundy (2018), arXiv:1709.04057. It keeps all
+    states in the dtype of the coefficients until the end, where `unroll` rounds each to that of the
+    parameters: in bfloat16 it is the more exact of the two.
 
-    It keeps all states in the dtype of the coefficients until the end, where `unroll` rounds each
-    to that of the parameters: in bfloat16 it is the more exact of the two. On few cores the scan
-    of `unroll`, which does half the work, is often faster.
+    "newton" and "quasi_newton" take any cell: they solve for all states together by iterations of
+    such scans, with whole Jacobians or with their diagonals; a `Newton` has the same and more as
+    options. How many iterations are needed depends on the dynamics (see there). What did not
+    converge is never handed out as if it had: without ``report`` it is NaN. Gradients, of any
+    order, are those of the solution.
+
+    On few cores the scan of `unroll`, which does less work, is often faster.
 
     Args:
       cell, params, xs, state, mask, reset, reverse, taps: as in `unroll`, whose values they have.
-      method: "associative".
+      method: "associative", "newton", "quasi_newton", or a `Newton`.
+      guess: states to begin the iterations with, (T, ...): those of the same sequence an update
+        ago. By default ``cell.initial_state(params)``, at all times.
+      segment: iterate on so many steps at a time, one segment after another: less memory, and where
+        trajectories separate fewer iterations for each. ``"sqrt"`` for about sqrt(T).
+      report: return the `Convergence` as a third value, and states as they are.
 
     Returns:
-      ``(state, Trajectory(states, outputs))``, as `unroll`.
+      ``(state, Trajectory(states, outputs))``, as `unroll`; with ``report`` the `Convergence`
+      besides.
 
     Raises:
-      ValueError: for another method, or as `unroll`.
-      TypeError: for a cell that is not a `LinearCell`, or as `unroll`.
+      ValueError: for another method, a guess, segment or report with the method "associative",
+        a cell whose gradients are not exact with another, or as `unroll`.
+      TypeError: for the method "associative" and a cell that is no `LinearCell`, or as `unroll`.
 
     >>> import jax, jax.numpy as jnp, rnn_jax
     >>> cell = rnn_jax.cells.mingru()
@@ -51,15 +80,93 @@ def unroll_parallel(
     >>> state, trajectory = unroll_parallel(cell, params, jnp.ones((100, 3)))
     >>> bool(jnp.allclose(state.hidden, rnn_jax.unroll(cell, params, jnp.ones((100, 3)))[0].hidden))
     True
+    >>> params = rnn_jax.gru().init(jax.random.key(0), 3, 4)
+    >>> state, _, convergence = unroll_parallel(
+    ...     rnn_jax.gru(), params, jnp.ones((1000, 3)), method="newton", report=True)
+    >>> int(convergence.iterations) < 10, bool(convergence.converged.all())
+    (True, True)
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    how = METHODS.get(method) if isinstance(method, str) else method
+    if method != "associative" and not isinstance(how, Newton):
+        raise ValueError(f"method must be one of {', '.join(METHODS)} or a Newton, got {method!r}")
     if isinstance(cell, Layer):
         raise TypeError(f"cell must be a Cell, got {cell!r}: a Layer has no parallel form")
     state, steps, length = prepare(cell, params, xs, state, mask, reset, reverse, taps)
+    if how is None:
+        given = {"guess": guess is not None, "segment": segment is not None, "report": report}
+        for name in (name for name, is_given in given.items() if is_given):
+            raise ValueError(f"{name}: the method 'associative' does not iterate")
+    elif not cell.exact_gradients:
+        raise ValueError(f"cell: {cell.name} changes its gradients on purpose; use unroll")
+    size = check_segment(segment, length)
     if not length:
-        return unroll(cell, params, xs, state=state)
-    return METHODS[method](cell, cell.prepare_params(params), state, steps, reverse)
+        empty = unroll(cell, params, xs, state=state)
+        none = jnp.zeros(0)
+        return (*empty, Convergence(jnp.zeros((), jnp.int32), none, none > 0)) if report else empty
+    prepared = cell.prepare_params(params)
+    if how is None:
+        return _associative(cell, prepared, state, steps, reverse)
+
+    if guess is None:
+        # Not the state before the first step, which a reset may hide because it is NaN.
+        initial = cell.initial_state(prepared)
+        guess = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (length, *leaf.shape)), initial)
+    else:
+        check_like("guess", guess, jax.vmap(lambda _: state)(jnp.arange(length)), cell)
+    turn = (
+        (lambda tree: jax.tree.map(lambda leaf: leaf[::-1], tree)) if reverse else lambda tree: tree
+    )
+
+    def solve(state: State, given: tuple[Steps, State]) -> tuple[State, _Solved]:
+        return _newton(cell, prepared, state, *given, how)
+
+    given = turn((steps, guess))
+    if size is None or size >= length:
+        state, solved = solve(state, given)
+    else:
+        state, solved = in_segments(solve, solve, state, given, size, reverse=False)
+    right = _in_a_row(solved.converged, given[0].reset)
+    trajectory, right, residual = turn((solved.trajectory, right, solved.residual))
+    if report:
+        return state, trajectory, Convergence(jnp.max(solved.iterations), residual, right)
+    last = right[0 if reverse else -1]
+    unless = lambda flags, leaf: jnp.where(_like(flags, leaf), leaf, jnp.nan)
+    state, trajectory = (
+        jax.tree.map(lambda leaf, flags=flags: unless(flags, leaf), tree)
+        for flags, tree in ((last, state), (right, trajectory))
+    )
+    return state, trajectory
+
+
+class _Solved(NamedTuple):
+    """A segment, leading axis T."""
+
+    trajectory: Trajectory
+    iterations: jax.Array
+    residual: jax.Array
+    converged: jax.Array
+
+
+def _newton(
+    cell: Cell, params: Params, state: State, steps: Steps, guess: State, how: Newton
+) -> tuple[State, _Solved]:
+    flat, unravel = ravel_pytree(state)
+    drives = cell.project(params, steps.xs)
+    inputs = steps._replace(xs=None)
+
+    def one(flat: jax.Array, drive: Drive, step: Steps) -> Trajectory:
+        return Trajectory(*advance(cell, params, unravel(flat), drive, step))
+
+    every = jax.vmap(one)
+    flatten = jax.vmap(lambda state: ravel_pytree(state)[0])
+    states, convergence = newton.solve(
+        lambda before: flatten(every(before, drives, inputs).states),
+        flat, flatten(guess), steps.reset, how,
+    )  # fmt: skip
+    trajectory = every(newton.before(flat, states), drives, inputs)
+    iterations = jnp.full(len(states), convergence.iterations)
+    solved = _Solved(trajectory, iterations, convergence.residual, convergence.converged)
+    return jax.tree.map(lambda leaf: leaf[-1], trajectory.states), solved
 
 
 def _associative(
@@ -101,8 +208,10 @@ def _associative(
     return end, Trajectory(states, outputs)
 
 
-METHODS: Mapping[str, Callable[[Cell, Params, State, Steps, bool], tuple[State, Trajectory]]] = {
-    "associative": _associative,
+METHODS: dict[str, Newton | None] = {
+    "associative": None,
+    "newton": Newton(),
+    "quasi_newton": Newton(diagonal=True),
 }
 """The methods that have a name."""
 
@@ -122,4 +231,17 @@ def _then_unless_reset(first: tuple[Any, ...], second: tuple[Any, ...]) -> tuple
 
 def _where(flags: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
     """A choice for each time step, (T,), of rows."""
-    return jnp.where(flags.reshape(-1, *(1,) * (first.ndim - 1)), first, second)
+    return jnp.where(_like(flags, first), first, second)
+
+
+def _in_a_row(solved: jax.Array, reset: jax.Array | None) -> jax.Array:
+    """Whether a step and all those that it follows from are solved, (T,)."""
+    if reset is None:
+        reset = jnp.zeros_like(solved)
+    then = lambda first, second: (first[0] | second[0], (second[0] | first[1]) & second[1])
+    return lax.associative_scan(then, (reset, solved))[1]
+
+
+def _like(flags: jax.Array, values: jax.Array) -> jax.Array:
+    """Flags () or (T,) with as many axes as the values."""
+    return flags.reshape(*flags.shape, *(1,) * (values.ndim - flags.ndim))

@@ -179,13 +179,13 @@ def unroll(
             hoist=hoist,
         )
     state, steps, length = prepare(cell, params, xs, state, mask, reset, reverse, taps)
-    size = _segment_size(segment, length)
+    size = check_segment(segment, length)
     prepared, unroll = cell.prepare_params(params), check_positive("unroll", unroll)
     scan = _scanner(cell, prepared, reverse, unroll, hoist)
     if size is None or size >= length:
         return scan(state, steps)
     # The outer scan already keeps XLA from merging the recomputation with the first pass.
-    return _in_segments(jax.checkpoint(scan, prevent_cse=False), scan, state, steps, size, reverse)
+    return in_segments(jax.checkpoint(scan, prevent_cse=False), scan, state, steps, size, reverse)
 
 
 def unroll_truncated(
@@ -233,7 +233,7 @@ def unroll_truncated(
         state, trajectory = scan(state, steps)
         return lax.stop_gradient(state), trajectory
 
-    return _in_segments(scan_window, scan, state, steps, window, reverse)
+    return in_segments(scan_window, scan, state, steps, window, reverse)
 
 
 def unroll_static(
@@ -314,14 +314,14 @@ def prepare(
 
     initial = cell.initial_state(params)
     state = initial if state is None else state
-    _check_like("state", state, initial, cell)
+    check_like("state", state, initial, cell)
     mask = _check_flags("mask", mask, length)
     reset = _check_flags("reset", reset, length)
     if taps is not None:
         over_time = jax.tree.map(
             lambda s: jax.ShapeDtypeStruct((length, *s.shape), s.dtype), initial
         )
-        _check_like("taps", taps, over_time, cell)
+        check_like("taps", taps, over_time, cell)
     if mask is not None:
         xs = jax.vmap(_select)(mask, xs, jax.tree.map(_zeros_like, xs))
     if reset is not None and reverse:
@@ -381,9 +381,14 @@ def _scanner(
     return scan
 
 
-def _in_segments(
-    scan_segment: _Scan, scan_rest: _Scan, state: State, steps: Steps, size: int, reverse: bool
-) -> tuple[State, Trajectory]:
+def in_segments(
+    scan_segment: Callable[[State, Any], tuple[State, Any]],
+    scan_rest: Callable[[State, Any], tuple[State, Any]],
+    state: State,
+    steps: PyTree,
+    size: int,
+    reverse: bool,
+) -> tuple[State, Any]:
     """Scans over whole segments of ``size`` steps, and over the 1 to ``size`` steps after them."""
     length = jax.tree.leaves(steps)[0].shape[0]
     count = (length - 1) // size
@@ -401,7 +406,8 @@ def _in_segments(
     )
 
 
-def _check_like(name: str, got: PyTree, expected: PyTree, cell: Cell) -> None:
+def check_like(name: str, got: PyTree, expected: PyTree, cell: Cell) -> None:
+    """That an argument has the structure, shapes and dtypes expected."""
     got = describe(jax.tree.map(jnp.asarray, got))
     if got != describe(expected):
         raise ValueError(f"{name}: the cell {cell.name} needs {describe(expected)}, got {got}")
@@ -437,7 +443,8 @@ def _check_step(cell: Cell, params: Params, state: State, xs: PyTree) -> None:
         )
 
 
-def _segment_size(segment: int | str | None, length: int) -> int | None:
+def check_segment(segment: int | str | None, length: int) -> int | None:
+    """The steps of a segment, None for all in one."""
     if segment is None:
         return None
     if segment == "sqrt":

@@ -62,7 +62,8 @@ TASKS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
     "music": lambda: task("music", networks=("gru",), dropout=0.3, updates=1500),
     "sentiment": lambda: task(
         "sentiment",
-        {"path": "", "text": "", "label": "", "hub": ""},  # the user's file, or a set of the hub
+        # The user's file, or a set of the hub, and how many tokens of a text are read.
+        {"path": "", "text": "", "label": "", "hub": "", "longest": 64},
         networks=("gru",),
         updates=1000,
     ),

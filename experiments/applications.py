@@ -34,6 +34,7 @@ from rnn_jax.tasks import (
     text_from_hub,
     translation,
 )
+from rnn_jax.tasks.classified_text import LONGEST
 
 Data = Mapping[str, Any]
 
@@ -46,14 +47,15 @@ def _digits(data: Data, network: str) -> Problem:
 
 
 def _classified_text(data: Data, network: str) -> Problem:
-    columns: dict[str, Any] = {name: data[name] or None for name in ("text", "label")}
+    options: dict[str, Any] = {name: data[name] or None for name in ("text", "label")}
+    options |= {name: data[name] for name in ("seed", "longest")}
     if data["path"] and data["hub"]:
         raise ValueError("config.data.path and config.data.hub are both given, expected one")
     if data["path"]:
-        return text_from_file(data["path"], **columns, seed=data["seed"])
+        return text_from_file(data["path"], **options)
     if data["hub"]:
-        return text_from_hub(data["hub"], **columns, seed=data["seed"])
-    _no_file(data, "text", "label")
+        return text_from_hub(data["hub"], **options)
+    _no_file(data, "text", "label", *(["longest"] if data["longest"] != LONGEST else []))
     return reviews(data["seed"])
 
 

@@ -128,7 +128,7 @@ def run_unit(
         "baseline_names": np.array(names, str),
         "baselines": np.array([problem.baselines[name] for name in names], float),
         "examples": np.array(_examples(model, problem, progress, config.shown), str),
-        "products": np.array(made, str),
+        "products": np.array([*made, *problem.notes], str),
         **(_forecast(config, model, progress, problem) if config.task == "forecasting" else {}),
     }
 

@@ -1,6 +1,7 @@
 """Time series and their forecasts: no window knows the future, baselines are what they say."""
 
 import warnings
+from datetime import date, timedelta
 
 import jax
 import jax.numpy as jnp
@@ -260,7 +261,7 @@ def test_what_cannot_be_forecast_is_refused():
         # The newest first, other text beside it.
         ("day,shop,n\n2024-03-02,A1,5\n2024-03-01,A2,4\n", {}, "n", [4, 5], "2024-03-01"),
         ("t;y\n31.1.2024;1,5\n1.2.2024;2,5\n", {}, "y", [1.5, 2.5], "2024-01-31"),
-        ("1,5;7\n2,5;8\n", {"column": "1"}, "1", [1.5, 2.5], 1),
+        ("1,5;7\n2,5;7\n", {"column": "1"}, "1", [1.5, 2.5], 1),
         ("3\n1\n2\n", {}, "1", [3, 1, 2], 1),
         ("y\tt\n3\t2001\n1\t1999\n", {"time": "t"}, "y", [1, 3], 1999),
         ("y,t\n3,0.5\n1,0.25\n", {"column": "y", "time": "t"}, "y", [1, 3], 0.25),
@@ -284,19 +285,161 @@ def test_tables(tmp_path, text, options, name, values, first_time):
 
 
 @pytest.mark.parametrize(
+    "form",
+    [
+        *("%d-%m-%Y", "%m-%d-%Y", "%m/%d/%y", "%d/%m/%y", "%d.%m.%y", "%Y/%m/%d", "%Y%m%d"),
+        *("%b %d %Y", "%B %d, %Y", "%d-%b-%Y", "%d %B %Y", "%d-%b-%y"),
+        *("%m/%d/%Y %H:%M", "%d.%m.%Y %H:%M", "%d/%m/%Y %I:%M %p", "%b %d, %Y %H:%M:%S"),
+    ],
+)
+def test_dates_of_other_forms_with_the_newest_first(tmp_path, form):
+    days = [date(2024, 11, 20) + timedelta(days=n) for n in range(30)]
+    rows = [f'"{day.strftime(form)}",{n % 7}' for n, day in enumerate(days)]
+    made = series_from_csv(written(tmp_path, "\n".join(["when,y", *rows[::-1]])), column="y")
+    np.testing.assert_array_equal(made.values, np.arange(30) % 7)
+    np.testing.assert_array_equal(made.times, np.array(days, "datetime64[s]"))
+
+
+@pytest.mark.parametrize("form", ["%b %Y", "%B %Y", "%b-%y", "%m/%Y", "%Y%m", "%Y-%m"])
+def test_months_with_the_newest_first(tmp_path, form):
+    months = [date(2022 + n // 12, n % 12 + 1, 1) for n in range(30)]
+    rows = [f"{month.strftime(form)},{n % 7}" for n, month in enumerate(months)]
+    made = series_from_csv(written(tmp_path, "\n".join(["when,y", *rows[::-1]])), column="y")
+    np.testing.assert_array_equal(made.values, np.arange(30) % 7)
+    np.testing.assert_array_equal(made.times, np.array(months, "datetime64[s]"))
+
+
+@pytest.mark.parametrize(
+    ("header", "options"),
+    [
+        ("Year,sales", {}),
+        ("TIMESTAMP,sales", {}),
+        ("n,sales", {"column": "sales"}),  # which falls from row to row
+    ],
+)
+def test_times_that_are_numbers(tmp_path, header, options):
+    rows = [f"{2020 - n},{n % 3}" for n in range(9)]
+    made = series_from_csv(written(tmp_path, "\n".join([header, *rows])), **options)
+    assert made.name == "sales"
+    np.testing.assert_array_equal(made.times, np.arange(2012, 2021))
+    np.testing.assert_array_equal(made.values, np.arange(8, -1, -1) % 3)
+
+
+def test_numbers_that_do_not_step_are_no_times(tmp_path):
+    table = "y,z\n" + "".join(f"{n % 3},{-(n**2)}\n" for n in range(9))
+    np.testing.assert_array_equal(
+        series_from_csv(written(tmp_path, table), column="y").values, np.arange(9) % 3
+    )
+
+
+def by_time(tmp_path, times, values=None):
+    values = np.arange(len(times)) % 7 if values is None else values
+    rows = [f"{time},{value}" for time, value in zip(times, values, strict=True)]
+    return series_from_csv(written(tmp_path, "\n".join(["when,y", *rows])), column="y")
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        np.arange("2024-01-01", "2024-12-01", dtype="datetime64[D]"),
+        np.arange("2024-01-01T00", "2024-01-09T00", dtype="datetime64[h]"),
+        np.arange("2020-01", "2024-01", dtype="datetime64[M]").astype("datetime64[D]"),
+        np.arange("2020-01", "2024-01", 3, dtype="datetime64[M]").astype("datetime64[D]"),
+        np.arange("1950", "2024", dtype="datetime64[Y]").astype("datetime64[D]"),
+        np.arange("2024-01-05", "2024-12-01", 7, dtype="datetime64[D]"),
+        np.arange(1900, 1950),
+    ],
+)
+def test_a_step_without_a_row_is_missing(tmp_path, times):
+    complete = by_time(tmp_path, times)
+    assert complete.known.all()
+    known = np.ones(len(times), bool)
+    known[7] = False
+    made = by_time(tmp_path, times[known], (np.arange(len(times)) % 7)[known])
+    np.testing.assert_array_equal(made.known, known)
+    np.testing.assert_array_equal(made.times[known], complete.times[known])
+    np.testing.assert_array_equal(made.values[known], complete.values[known])
+    assert made.values[7] == (made.values[6] + made.values[8]) / 2
+    assert np.all(np.diff(made.times).astype(int) > 0)
+
+
+def test_days_of_the_week_without_rows_are_no_steps(tmp_path):
+    days = np.arange("2024-01-01", "2024-07-01", dtype="datetime64[D]")
+    weekday = np.is_busday(days)
+    weekday[[40, 75]] = True  # two Saturdays
+    assert by_time(tmp_path, days[weekday]).known.all()
+    holiday = weekday & (days != np.datetime64("2024-05-01"))
+    made = by_time(tmp_path, days[holiday])
+    assert (~made.known).sum() == 1
+    before = np.flatnonzero(~made.known)[0] - 1
+    assert made.times[before].astype("datetime64[D]") == np.datetime64("2024-04-30")
+    assert by_time(tmp_path, days[np.is_busday(days, "Mon Wed Fri")]).known.all()
+
+
+def test_at_irregular_times_each_row_is_a_step(tmp_path):
+    days = np.datetime64("2024-01-01") + np.cumsum(np.random.default_rng(0).integers(1, 60, 40))
+    made = by_time(tmp_path, days)
+    assert made.known.all()
+    np.testing.assert_array_equal(made.times, days)
+
+
+@pytest.mark.parametrize("last", ["2024-12-31", "2924-12-31"])  # the second must fit into memory
+def test_a_long_gap_is_refused(tmp_path, last):
+    days = np.arange("2024-01-01", "2024-06-30", dtype="datetime64[D]")
+    seconds = (days.astype("datetime64[s]").astype(str)).tolist()
+    with pytest.raises(
+        ValueError, match=r"'y' by 'when': 50 of 181 steps .* between 2024-03-01T.* and 2024-04-21T"
+    ):
+        by_time(tmp_path, seconds[:61] + seconds[111:])
+    with pytest.raises(ValueError, match=r"steps have no row, .* 2024-06-29T.*: add rows"):
+        by_time(tmp_path, [*seconds, f"{last}T00:00:01"])
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ('y\n"1,234.5"\n950\n"-1,234,567"\n', [1234.5, 950, -1234567]),
+        ("y;z\n1.234,5;a\n950;a\n0,25;a\n", [1234.5, 950, 0.25]),
+        ("y;z\n1.234;a\n950;a\n", [1234, 950]),
+        ("y;z\n1.234;a\n0.950;a\n", [1.234, 0.95]),
+        ("y;z\n1.25;a\n950;a\n", [1.25, 950]),
+    ],
+)
+def test_separators_of_thousands(tmp_path, text, values):
+    np.testing.assert_array_equal(series_from_csv(written(tmp_path, text)).values, values)
+
+
+@pytest.mark.parametrize(
     ("text", "options", "problem"),
     [
         ("", {}, "is empty or blank"),
-        ("y\n", {}, r"column is None, expected one of its numeric columns \[\]"),
-        ("y\na\nb\n", {}, r"column is None, expected one of its numeric columns \[\]"),
-        ("a,b\n1,2\n3,4\n", {}, r"column is None, .* columns \['a', 'b'\]"),
-        ("a,b\n1,x\n3,y\n", {"column": "b"}, r"column is 'b', .* columns \['a'\]"),
+        ("y\n", {}, "has 0 rows of data, expected at least two"),
+        ("y\na\nb\n", {}, "no column is numeric: 'y' has 'a' in data row 1"),
+        (
+            "date,shop,sales\n2024-01-01,A,$12.30\n2024-01-02,A,$9.10\n",
+            {},
+            r"no column is numeric beside the times 'date': 'sales' has '\$12\.30' in data row 1",
+        ),
+        ("year,n\n1999,a\n2000,b\n", {}, "beside the times 'year': 'n' has 'a' in data row 1"),
+        (
+            'n\n"1,234"\n"2345"\n"3,456"\n',
+            {},
+            "no column is numeric: 'n' has '1,234' in data row 1",
+        ),
+        ("a,b\n1,2\n3,4\n", {}, r"several columns are numeric \(a, b\): choose one with column"),
+        (
+            "a,b\n1,\n3,y\n",
+            {"column": "b"},
+            "is 'b', which is not numeric: 'b' has 'y' in data row 2",
+        ),
+        ("a,b\n1,2\n3,4\n", {"column": "a", "time": "a"}, "column and time are both 'a'"),
         ("a,b\n1,2\n3,4\n", {"column": "c"}, r"column is 'c', expected one of \['a', 'b'\]"),
         ("a,b\n1,2\n3,4\n", {"column": "a", "time": "c"}, r"time is 'c', expected one of"),
         ("a,a\n1,2\n3,4\n", {}, "expected no name twice"),
         ("a,b\n1,2\n3,4,5\n", {}, "is not a table"),
         ("y\n5\n5\n5\n", {}, r"column 'y': is 5\.0 throughout"),
-        ("y\n5\n", {}, r"column 'y': is 5\.0 throughout"),
+        ("y\n5\n", {}, "has 1 rows of data, expected at least two"),
+        ("y,z\n5,a\n,a\n", {}, "column 'y': has 1 values, expected at least two"),
         ("y\n5\n1\n-\n", {}, "data row 3, column 'y': expected a finite number .* got '-'"),
         ("y\n5\n1\ninf\n", {}, "data row 3, column 'y': expected a finite number .* got 'inf'"),
         ("y,z\n5,a\n,a\n1,a\n", {}, "1 of 3 values are missing, expected at most 10%"),
@@ -306,7 +449,21 @@ def test_tables(tmp_path, text, options, name, values, first_time):
         ("t,y\n2024-01-01,1\n2024-01-02,2\n,3\n", {}, "row 3, time column 't': .* got nan"),
         ("t,y\nMay,1\nJune,2\n", {"time": "t"}, "row 1, time column 't': .* got 'May'"),
         ("t,y\n2024-02-30,1\n2024-02-01,2\n2024-02-02,2\n", {}, "row 1, .* got '2024-02-30'"),
-        ("t,y\n01/02/2024,1\n02/02/2024,2\n", {}, "day and month of the dates in column 't'"),
+        (
+            "t,y\n01/02/2024,1\n02/02/2024,2\n",
+            {},
+            "'01/02/2024' as 2024-02-01 or 2024-01-02: write",
+        ),
+        ("t,y\n02-02-2024 1:00,1\n02-01-2024 1:00,2\n", {}, "'02-01-2024 1:00' as 2024-01-02 or"),
+        ("t,y\n30-12-24,1\n29-12-24,2\n", {}, "'30-12-24' as 2024-12-30 or 2030-12-24: write"),
+        (
+            "t,y\nKW 1 2024,1\nKW 2 2024,2\n",
+            {},
+            "column 't' looks like times, but 'KW 1 2024' is in no form .* write 2024-12-31, name",
+        ),
+        ("Month,y\nI,1\nII,2\n", {}, "column 'Month' looks like times, but 'I' is in no form"),
+        ("year,month,y\n1,1,3\n1,2,4\n", {"column": "y"}, "'year' has 1 2 times, .* leave it out"),
+        ("t,y\n31-12-2024,1\n12/30/2024,2\n29-12-2024,3\n", {}, "row 2, .* got '12/30/2024'"),
     ],
 )
 def test_tables_that_are_refused(tmp_path, text, options, problem):

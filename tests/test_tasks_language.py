@@ -201,7 +201,15 @@ def test_a_users_text_is_read_or_refused_in_one_line(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_bytes(b"one\r\ntwo\n\none\r\ntwo\n")
     assert language.load_text(path) == "one\ntwo\n\none\ntwo\n"
-    for content, reason in ((b"", "empty"), (b"a\0b", "binary"), (b"\xff\xfe", "not UTF-8")):
+    path.write_bytes("née\r\n".encode("utf-8-sig"))
+    assert language.load_text(path) == "née\n"
+    refused = (
+        (b"", "empty"),
+        (b"a\0b", "binary"),
+        ("née".encode("utf-16"), "not UTF-8 text but UTF-16: save it as UTF-8"),
+        ("née".encode("latin-1"), "not UTF-8 text at byte 1: .*; save it as UTF-8"),
+    )
+    for content, reason in refused:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=reason) as caught:
             language.load_text(path)
@@ -216,11 +224,24 @@ def test_a_users_text_is_read_or_refused_in_one_line(tmp_path):
         (("abc" * 10,), "text has 30 characters, expected at least 20 windows of steps = 64"),
         (("a" * 9999,), "text repeats one character, 'a'"),
         (("ab" * 999, "letter"), "level is 'letter', expected one of character, word"),
+        (
+            (" ".join(map(str, range(2000))), "word"),
+            "text has 0 words that occur twice among the 1800",
+        ),
     ],
 )
 def test_texts_that_cannot_be_divided_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         language.next_symbols(*arguments)
+
+
+def test_what_is_certain_has_zero_bits():
+    """Not -0, which a table would show."""
+    tokens, places = np.array([1] * 50), np.arange(50)
+    bits = ngrams.ngram_bits(
+        tokens, places < 30, (places >= 30) & (places < 40), places >= 40, 1, (1,)
+    )
+    assert str(bits["unigram"]) == "0.0"
 
 
 def test_more_streams_than_windows_are_refused(read):

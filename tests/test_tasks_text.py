@@ -241,6 +241,8 @@ def test_a_token_is_a_word_or_a_sign(tmp_path):
     pairs = [(f"{n} {name} and so on", name) for name in ANIMALS for n in range(20)]
     problem = text_from_file(csv_of(tmp_path, pairs), longest=2)
     assert problem.train.inputs.shape[1] == 2
+    assert problem.notes == ("60 of 60 texts are cut after their first 2 tokens.",)
+    assert text_from_file(csv_of(tmp_path, pairs), longest=5).notes == ()
     assert {row["text"].split()[1] for row in shown(problem, "test")} == set(ANIMALS)
 
 
@@ -305,6 +307,17 @@ def test_tables_that_will_not_do_are_refused(tmp_path, lines, message):
     with pytest.raises(ValueError, match=re.escape(f"{path}: ") + ".*" + re.escape(message)) as got:
         text_from_file(path)
     assert "\n" not in str(got.value)
+
+
+def test_texts_that_differ_only_where_they_are_cut(tmp_path):
+    pairs = [(f"{'so ' * 70}{n}", "ab"[n % 2]) for n in range(60)] + [("short", "a")] * 20
+    message = (
+        "label 'b' has 0 different texts in their first 64 tokens, expected at least 10; "
+        "60 of 80 texts are cut there: raise longest"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        text_from_file(csv_of(tmp_path, pairs))
+    assert len(text_from_file(csv_of(tmp_path, pairs), longest=71).baselines) == 3
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,7 @@ def test_a_wrong_field_is_named(field, value, message):
     ("name", "data", "message"),
     [
         ("sentiment", {"text": "body"}, "config.data.text is 'body', but of no file"),
+        ("sentiment", {"longest": 10}, "config.data.longest is 10, but of no file"),
         ("sentiment", {"path": "a.csv", "hub": "imdb"}, "path and config.data.hub are both given"),
         ("forecasting", {"column": "sales"}, "config.data.column is 'sales', but of no file"),
         ("forecasting", {"period": 7}, "config.data.period is 7, but of no file"),
@@ -351,9 +352,10 @@ def test_own_table_of_texts_and_own_series(tmp_path):
         lines.append(f"{' '.join(words)} {n},{'spam' if spam else 'ham'}")
     (tmp_path / "mail.csv").write_text("\n".join(lines))
     config = smoke("sentiment")
-    config.data.path = str(tmp_path / "mail.csv")
+    config.data.path, config.data.longest = str(tmp_path / "mail.csv"), 4
     report = launch.run(train.EXPERIMENT, config, tmp_path / "mail")
     assert report.table[report.table["set"] == "test"]["metric"].item() > 0.9
+    assert report.notes[-1] == "300 of 300 texts are cut after their first 4 tokens."
 
     days = np.arange("2020-01-01", "2021-06-01", dtype="datetime64[D]")
     sales = 100 + 30 * np.sin(2 * np.pi * np.arange(len(days)) / 7) + rng.standard_normal(len(days))

@@ -4,6 +4,7 @@ Shapes: N texts, T words of the longest, K classes. A model's output is that of 
 a single logit (1,), of the second class, for two classes, logits (K,) for more.
 """
 
+import dataclasses
 import math
 import os
 import re
@@ -29,6 +30,9 @@ _LABEL_NAMES = {"label", "category", "class", "sentiment", "target"}
 # Of each class, so that train, validation and test all have some.
 _FEWEST = 10
 
+LONGEST = 64
+"""Tokens of a text that are read, if nobody says otherwise."""
+
 Texts = tuple[list[list[str]], list[int]]
 """The words of texts, and their classes."""
 
@@ -39,7 +43,7 @@ def text_from_file(
     label: str | None = None,
     *,
     seed: int = 0,
-    longest: int = 64,
+    longest: int = LONGEST,
 ) -> Problem:
     r"""Which class has a text? The user's own, with any number of classes from two.
 
@@ -53,9 +57,10 @@ def text_from_file(
     the one with fewer distinct values.
 
     Texts are lower case; a token is a word, with inner apostrophes, or a single other character
-    that is not white space. Tokens after the first ``longest`` are cut off. The vocabulary is of
-    those that occur twice or more in the training part. Texts of the same tokens stay together;
-    the rest is divided by class into 70 % for training, 15 % for validation and 15 % for the test.
+    that is not white space. Tokens after the first ``longest`` are cut off; of how many texts is
+    one of the problem's ``notes``. The vocabulary is of those that occur twice or more in the
+    training part. Texts of the same tokens stay together; the rest is divided by class into 70 %
+    for training, 15 % for validation and 15 % for the test.
 
     Args:
       path: UTF-8 text.
@@ -91,7 +96,7 @@ def text_from_hub(
     label: str | None = None,
     *,
     seed: int = 0,
-    longest: int = 64,
+    longest: int = LONGEST,
 ) -> Problem:
     """`text_from_file` for a data set of the Hugging Face hub, such as "rotten_tomatoes".
 
@@ -186,14 +191,18 @@ def _of_table(
 
     # Rows of the same tokens are one item of the division, of the class of the first of them.
     same: dict[tuple[str, ...], list[int]] = {}
+    cut = 0
     for said, meant in rows:
-        words = tuple(split_words(said)[:longest])
-        same.setdefault(words, []).append(classes.index(meant))
+        words = tuple(split_words(said))
+        cut += len(words) > longest
+        same.setdefault(words[:longest], []).append(classes.index(meant))
     counts = np.bincount([labels[0] for labels in same.values()], minlength=len(classes))
     if min(counts) < _FEWEST:
+        within = f" in their first {longest} tokens" if cut else ""
+        remedy = f"; {cut} of {len(rows)} texts are cut there: raise longest" if cut else ""
         raise ValueError(
             f"{where}: {label_name} {classes[counts.argmin()]!r:.40} has {min(counts)} "
-            f"different texts, expected at least {_FEWEST}"
+            f"different texts{within}, expected at least {_FEWEST}{remedy}"
         )
 
     def divide(texts: list, share: float) -> list[list]:
@@ -206,7 +215,9 @@ def _of_table(
     for texts in (train, validation, test):
         pairs = [(list(words), label) for words in texts for label in same[words]]
         parts.append(([words for words, _ in pairs], [label for _, label in pairs]))
-    return text_problem(name, parts, classes, at_least=2)
+    problem = text_problem(name, parts, classes, at_least=2)
+    note = f"{cut} of {len(rows)} texts are cut after their first {longest} tokens."
+    return dataclasses.replace(problem, notes=(note,)) if cut else problem
 
 
 def split_words(text: str) -> list[str]:

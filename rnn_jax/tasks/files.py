@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection
 from io import StringIO
 from pathlib import Path
@@ -21,12 +22,16 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}, expected a readable file") from error
+    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise ValueError(f"{path}: not UTF-8 text but UTF-16: save it as UTF-8")
     if (offset := data.find(0)) >= 0:
         raise ValueError(f"{path}: is binary (NUL at byte {offset}), expected UTF-8 text")
     try:
         text = data.decode().removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text at byte {error.start}: {error.reason}") from error
+        raise ValueError(
+            f"{path}: not UTF-8 text at byte {error.start}: {error.reason}; save it as UTF-8"
+        ) from error
     if not text.strip():
         raise ValueError(f"{path}: is empty or blank, expected text or a table")
     return text
@@ -39,6 +44,10 @@ def number_table(path: Path) -> Any:
     beside semicolons a comma is the decimal mark. A first row without a number is a header; columns
     without a name are called "1", "2" and so on by their place. Missing is what pandas takes for
     it, an empty cell, NA, NaN and null among them, and what a row has too few of.
+
+    Thousands may be set apart by commas, beside semicolons by points, in a column where all numbers
+    from 1000 are written so. Beside semicolons a column in which each number has a point before its
+    last three digits is one of decimals.
 
     Raises:
       ValueError: as `read_text`, and for a table that does not parse.
@@ -61,12 +70,22 @@ def number_table(path: Path) -> Any:
         raise ValueError(f"{path}: is not a table: {' '.join(str(error).split())}") from error
     names = [str(place + 1) for place in range(cells.shape[1])]
     header = cells.iloc[0].fillna("").str.strip()
-    if mark == ";":
-        cells = cells.apply(lambda column: column.str.replace(",", "."))
-    if cells[:1].apply(numbers).isna().all(axis=None):
+    if cells[:1].apply(_plain, mark=mark).apply(numbers).isna().all(axis=None):
         names = [name or place for name, place in zip(header, names, strict=True)]
         cells = cells[1:]
-    return cells.set_axis(names, axis=1).reset_index(drop=True)
+    return cells.apply(_plain, mark=mark).set_axis(names, axis=1).reset_index(drop=True)
+
+
+def _plain(cells: Any, mark: str) -> Any:
+    """A column with points as decimal marks and nothing between thousands."""
+    thousands, decimal = (".", ",") if mark == ";" else (",", ".")
+    group, point = re.escape(thousands), re.escape(decimal)
+    number = rf"[+-]?(\d{{1,3}}|[1-9]\d{{0,2}}({group}\d{{3}})+)({point}\d+)?"
+    filled = cells.dropna()
+    decimals = mark == ";" and filled.str.fullmatch(r"[+-]?\d+\.\d{3}").all()
+    if filled.str.fullmatch(number).all() and not decimals:
+        cells = cells.str.replace(thousands, "", regex=False)
+    return cells.str.replace(r",(?=\d|$)", ".", regex=True) if mark == ";" else cells
 
 
 def numbers(cells: Any) -> Any:

@@ -112,8 +112,8 @@ def next_symbols(
 
     Raises:
       TypeError: for a text that is none, for ``steps`` or a ``limit`` that is no integer.
-      ValueError: for an unknown level, a text that is too short or repeats one symbol; by ``draw``,
-        for more streams than the text has windows.
+      ValueError: for an unknown level, a text that is too short, repeats one symbol or hardly any;
+        by ``draw``, for more streams than the text has windows.
 
     >>> language = next_symbols("to be, or not to be: " * 20, steps=5)
     >>> batch = language.draw(language.train, jax.random.key(0), 0, 2)
@@ -138,8 +138,13 @@ def next_symbols(
     counts = Counter(symbols[:first_held_out])
     if len(counts) < 2:
         raise ValueError(f"text repeats one {level}, {symbols[0]!r:.40}, expected at least two")
-    frequent = [symbol for symbol, count in counts.most_common(limit) if count >= 2]
-    vocabulary = Vocabulary(tuple(sorted(frequent)))
+    frequent = [symbol for symbol, count in counts.most_common() if count >= 2]
+    if len(frequent) < 2:
+        raise ValueError(
+            f"text has {len(frequent)} {level}s that occur twice among the {first_held_out} to "
+            "train on, expected at least two: give a longer text"
+        )
+    vocabulary = Vocabulary(tuple(sorted(frequent[:limit])))
     tokens = np.array(vocabulary.encode(symbols), np.int32)
     join = _JOIN[level]
     places = np.arange(len(tokens))

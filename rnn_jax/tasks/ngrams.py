@@ -26,7 +26,7 @@ def ngram_bits(
     {'unigram': 1.0, 'bigram': 0.0}
     """
     rows = ngram_probabilities(tokens, training, tuning, classes, max(orders))
-    bits = -np.log2(rows[:, test]).mean(axis=1)
+    bits = 0 - np.log2(rows[:, test]).mean(axis=1)  # 0 for what is certain, not -0
     return {order_name(order): float(bits[order - 1]) for order in orders}
 
 

@@ -75,6 +75,7 @@ class Problem:
         batch n - 1 ended, so that the state is kept (truncated backpropagation through time). The
         held-out sets then go on from example to example too. None: examples are independent.
       show: (outputs, one Example) -> what a person reads, by column.
+      notes: what a person should know of the data, a sentence each.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Problem:
     draw: DrawFn = field(default_factory=lambda: shuffled)
     continues: Callable[[Any, jax.Array, int], jax.Array] | None = None
     show: Callable[[Any, Example], Mapping[str, str]] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def shuffled(train: Example, key: jax.Array, n: jax.Array, batch: int) -> Example:

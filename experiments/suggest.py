@@ -25,7 +25,8 @@ from rnn_jax.training import Checkpoints, begin
 def answer(config: ml_collections.ConfigDict) -> None:
     """Prints suggestions and a continuation."""
     checks.at_least(config, 1, "count", "length")
-    checks.at_least(config, 0, "seed", "number")
+    checks.seed(config)
+    checks.at_least(config, 0, "number")
     checks.positive(config, "temperature")
     trained = _trained_config(Path(config.run))
     network = config.network or trained.networks[0]

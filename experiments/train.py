@@ -64,7 +64,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         check_network(network)
     checks.at_least(config, 1, "seeds", "hidden_size", "layers", "embedding")
     checks.at_least(config, 1, "batch", "updates", "every", "patience")
-    checks.at_least(config, 0, "seed", "shown")
+    checks.seed(config)
+    checks.at_least(config, 0, "shown")
     checks.positive(config, "learning_rate", "embedding_gain")
     checks.finite(config, "weight_decay", least=0)
     if not config.clip > 0:

@@ -1,6 +1,7 @@
 """Flags, runs and resuming: clear refusals, and a result that no interruption changes."""
 
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -17,7 +18,7 @@ import pandas as pd
 import pytest
 import toy_experiment
 from ml_collections import ConfigDict
-from toy_experiment import GOOD, RESULTS, check_whole, cli, command, computed, files, imported
+from toy_experiment import GOOD, RESULTS, ROOT, check_whole, cli, command, computed, files, imported
 
 from experiments import launch
 
@@ -149,6 +150,17 @@ def test_help_lists_the_flags(home):
     assert (done.returncode, done.stderr) == (0, "")
     for text in ("random walks", "--config", "--workdir", "plot_only"):
         assert text in done.stdout
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**40])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.py")))
+def test_seeds_that_jax_cannot_tell_apart_are_refused(name, seed):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    experiment = importlib.import_module(f"experiments.{name}")
+    check = experiment.answer if name == "suggest" else experiment.EXPERIMENT.validate
+    config.seed = seed
+    with pytest.raises(ValueError, match=f"^config.seed must be from 0 to 4294967295, got {seed}$"):
+        check(config)
 
 
 def test_select_variant(config):

@@ -31,7 +31,7 @@ def base() -> ml_collections.ConfigDict:
     config.optimiser = "adam"
     config.learning_rate = 0.003
     config.schedule = "constant"
-    config.weight_decay = 0.01  # of adamw
+    config.weight_decay = 0.0  # of adamw
     config.clip = 1.0  # the largest global norm of the gradient; inf for no clipping
     config.batch = 32
     config.updates = 2000  # at most
@@ -82,6 +82,7 @@ TASKS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
         seeds=5,
         hidden_size=16,
         optimiser="adamw",
+        weight_decay=0.01,
         updates=1500,
         every=50,
     ),

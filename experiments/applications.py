@@ -1,8 +1,10 @@
 """What `experiments.train` can be asked for: each task with its data and its models."""
 
 import functools
+import importlib
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from rnn_jax.tasks import (
     Conditioned,
     Problem,
     Series,
+    Vocabulary,
     captions,
     chorales,
     classification,
@@ -35,6 +38,7 @@ from rnn_jax.tasks import (
     translation,
 )
 from rnn_jax.tasks.classified_text import LONGEST
+from rnn_jax.training import digest
 
 Data = Mapping[str, Any]
 
@@ -119,6 +123,28 @@ APPLICATIONS: Mapping[str, Callable[[Data, str], Problem]] = {
 }
 
 
+DATA: Mapping[str, tuple[str, ...]] = {
+    "captions": ("train",),
+    "sentiment": ("path", "text", "label", "hub"),
+    "forecasting": ("series", "path", "column", "time", "unit", "period", "window"),
+    "characters": ("path", "steps", "limit"),
+    "words": ("path", "steps", "limit"),
+    "video": ("train",),
+    "translation": ("source", "target", "largest", "count"),
+    "questions": ("sentences", "count"),
+    "handwriting": ("train", "path"),
+}
+"""The fields of ``config.data`` of a task, beside ``seed``."""
+
+ONE_WAY = {
+    "captions": "captions are made",
+    "music": "melodies are made",
+    "characters": "characters are foretold",
+    "words": "words are foretold",
+}
+"""What is done in one direction, from the first symbol on."""
+
+
 def problem_of(config: ConfigDict, network: str) -> Problem:
     """The problem that a configuration describes; the same one for equal arguments."""
     return _problem_of(config.task, json.dumps(config.data.to_dict(), sort_keys=True), network)
@@ -129,17 +155,57 @@ def _problem_of(task: str, data: str, network: str) -> Problem:
     return APPLICATIONS[task](json.loads(data), network)
 
 
-def check_network(name: str) -> None:
-    """Raises ValueError for what is neither "feed_forward" nor [bidirectional_]CELL."""
+def check_data(task: str, data: Data) -> None:
+    """Raises ValueError for other fields of ``config.data`` than the task has."""
+    fields = {"seed", *DATA.get(task, ())}
+    if set(data) != fields:
+        raise ValueError(
+            f"config.data has the fields {', '.join(sorted(data))}, expected those of {task},"
+            f" {', '.join(sorted(fields))}: begin with --config=configs/train.py:{task}"
+        )
+
+
+def check_network(name: str, task: str) -> None:
+    """Raises ValueError for what is neither "feed_forward" nor [bidirectional_]CELL.
+
+    Also for both directions where there is one.
+    """
     if name != FEED_FORWARD:
-        lookup(name.removeprefix(BOTH_WAYS))
+        try:
+            lookup(name.removeprefix(BOTH_WAYS))
+        except ValueError as error:
+            raise ValueError(f"config.networks: {error}") from error
+    if name.startswith(BOTH_WAYS) and task in ONE_WAY:
+        cell = name.removeprefix(BOTH_WAYS)
+        raise ValueError(
+            f"config.networks: {name}: {ONE_WAY[task]} in one direction, expected {cell}"
+        )
+
+
+def sources_of(config: ConfigDict, network: str) -> dict[str, str]:
+    """What a network is trained on and its own cell's file, if it has one: digests by name."""
+    problem = problem_of(config, network)
+    vocabulary = getattr(problem, "vocabulary", Vocabulary(()))  # the same tokens may mean others
+    data = problem.train, problem.validation, problem.test, np.array(vocabulary.symbols, str)
+    origin = config.data.get("path") or config.data.get("hub") or network
+    module, colon, _ = network.removeprefix(BOTH_WAYS).partition(":")
+    own = _source(module) if colon else {}
+    return {f"the data of {origin}": digest(data)} | own
+
+
+@functools.cache  # a file may be edited while what was imported from it is in use
+def _source(module: str) -> dict[str, str]:
+    """The digest of a module's file by its name."""
+    file = Path(str(importlib.import_module(module).__file__))
+    name = Path(*module.split(".")[:-1], file.name)
+    return {str(name): digest(np.frombuffer(file.read_bytes(), np.uint8))}
 
 
 def model_of(config: ConfigDict, network: str, problem: Problem) -> nn.Module:
     """The network of a name for a problem.
 
-    "feed_forward", the name of a cell, or "bidirectional_" and the name of a cell, of which a
-    decoder reads forward all the same.
+    "feed_forward", the name of a cell, or "bidirectional_" and the name of a cell, of which the
+    decoder behind an encoder reads forward all the same.
     """
     outputs = problem.output_size
     if network == FEED_FORWARD:
@@ -159,10 +225,10 @@ def model_of(config: ConfigDict, network: str, problem: Problem) -> nn.Module:
         return ManyToOne(reader(network, problem.tokens), outputs, config.pool)
     if problem.topology == "many_to_many":
         return ManyToMany(reader(network, problem.tokens), outputs)
-    decoder = reader(network.removeprefix(BOTH_WAYS), problem.target_tokens)
     if problem.topology == "one_to_many":
-        return OneToMany(decoder, outputs, config.features)
+        return OneToMany(reader(network, problem.target_tokens), outputs, config.features)
     encoder = reader(network, problem.tokens)
+    decoder = reader(network.removeprefix(BOTH_WAYS), problem.target_tokens)
     return EncoderDecoder(encoder, decoder, outputs, config.attention, config.pool)
 
 

@@ -32,6 +32,7 @@ BISECTIONS = 30
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
+    checks.seed(config)
     checks.at_least(config, 2, "biases", "states")
     checks.at_least(config, 1, "steps")
     checks.increasing(config, "sigmoid_weights", "tanh_weights", least=0)

@@ -36,6 +36,12 @@ def at_least(config: Any, least: int, *fields: str) -> None:
             raise ValueError(f"config.{field} must be at least {least}, got {config[field]}")
 
 
+def seed(config: Any) -> None:
+    """A seed that JAX tells from all others: of larger numbers it takes the last 32 bits."""
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"config.seed must be from 0 to {2**32 - 1}, got {config.seed}")
+
+
 def positive(config: Any, *fields: str) -> None:
     """Finite numbers above 0; a field may have dots."""
     for field in fields:

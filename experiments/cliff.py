@@ -27,6 +27,7 @@ Results = Mapping[str, Mapping[str, np.ndarray]]
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
+    checks.seed(config)
     checks.at_least(config, 2, "points")
     checks.finite(config, "start", "target")
     checks.increasing(config, "lengths", least=1)

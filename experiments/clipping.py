@@ -57,7 +57,7 @@ TESTED = 500
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
     checks.at_least(config, 1, "seeds", "batch", "hidden_size", "updates", "every", "test")
-    checks.at_least(config, 0, "seed")
+    checks.seed(config)
     checks.increasing(config, "lengths", least=TASK.shortest)
     checks.known("initialisation", config.initialisation, INITIALISATIONS)
     checks.different("methods", config.methods, METHODS)

@@ -33,7 +33,8 @@ Results = Mapping[str, Mapping[str, np.ndarray]]
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
     checks.at_least(config, 1, "seeds", "hidden_size", "input_size", "updates", "every")
-    checks.at_least(config, 0, "seed", "burn_in")
+    checks.seed(config)
+    checks.at_least(config, 0, "burn_in")
     checks.at_least(config, 32, "steps", "measured_steps")
     checks.increasing(config, "counts", "lags", least=1)
     try:

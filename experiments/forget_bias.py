@@ -38,7 +38,7 @@ SCHEMES = {"orthogonal": schemes.orthogonal, "gaussian": schemes.gaussian}
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
     checks.at_least(config, 1, "seeds", "batch", "hidden_size", "input_size")
-    checks.at_least(config, 0, "seed")
+    checks.seed(config)
     checks.at_least(config, 8, "steps")
     checks.increasing(config, "biases")
     checks.known("scheme", config.scheme, SCHEMES)

@@ -1,6 +1,7 @@
 """What a trained network says of its own accord: text, melodies, the words that may come next."""
 
 import functools
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from experiments.rundir import write_file
 from rnn_jax.base import Params
 from rnn_jax.models import sampled
 from rnn_jax.tasks.chorales import Chorales, to_midi
@@ -34,7 +36,7 @@ def products(
         text = continued(
             key, model, params, problem, [start], count=_SYMBOLS[problem.name], temperature=0.8
         )
-        (folder / "sample.txt").write_text(text + "\n")
+        write_file(folder / "sample.txt", f"{text}\n".encode())
         return [f"Sampled at temperature 0.8: {' '.join(text.split())}"]
     return []
 
@@ -56,7 +58,9 @@ def _melodies(
         if not notes:
             continue
         name = f"melody_{n + 1}_{('major', 'minor')[n % 2]}.mid"
-        to_midi(notes, folder / name)
+        with tempfile.TemporaryDirectory() as elsewhere:
+            to_midi(notes, Path(elsewhere, name))
+            write_file(folder / name, Path(elsewhere, name).read_bytes())
         lines.append(f"{name}: {' '.join(notes)}")
     return lines
 

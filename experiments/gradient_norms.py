@@ -71,7 +71,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         except ValueError as error:
             raise ValueError(f"config.cells: {error}") from error
     checks.known("scheme", config.scheme, (*SCHEMES, OWN_SCHEME))
-    checks.at_least(config, 0, "seed")
+    checks.seed(config)
     checks.positive(config, "gain")
     checks.finite(config, *(f"forget_bias.{cell}" for cell in config.forget_bias))
     for name in input_names(config):

@@ -60,7 +60,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
     checks.at_least(config, 1, "seeds", "input_size")
     checks.at_least(config, 2, "hidden_size")
-    checks.at_least(config, 0, "seed", "transient")
+    checks.seed(config)
+    checks.at_least(config, 0, "transient")
     checks.increasing(config, "lags", "shown_lags", least=1)
     checks.increasing(config, "biases")
     checks.different("networks", config.networks, LABELS)

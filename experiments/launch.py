@@ -77,6 +77,9 @@ class Experiment:
     prepare: Callable[[ConfigDict], object] | None = None
     """Reads what units need, such as the user's files, before the run directory is made; raises as
     `validate` does. Not for --plot_only."""
+    sources: Callable[[ConfigDict], Mapping[str, str]] | None = None
+    """The digests of what results depend on beside the config, such as the user's files, by names
+    for the user: a run is resumed with those it began with alone. Called after `prepare`."""
     has_desk: bool = False
     """Whether units are long: `run_unit` takes a third argument, a `Desk`, and on CPUs as many
     units as there are cores are computed at once, by processes, so it is a function of a module."""
@@ -178,7 +181,12 @@ def run(
     units = _blame_user(lambda config: unit_names(experiment.units(config)), config)
     if experiment.prepare and not plot_only:
         _blame_user(experiment.prepare, config)
+    sources: Mapping[str, str] = {}
+    if experiment.sources and not plot_only:
+        sources = _blame_user(experiment.sources, config)
     with open_run(Path(workdir), experiment.name, config.to_dict(), create=not plot_only) as rundir:
+        if sources:
+            rundir.record_sources(sources)
         results: dict[str, Arrays] = {}
         for unit in units:
             arrays = rundir.load_unit(unit)
@@ -226,10 +234,15 @@ def _compute(
     units: Sequence[str],
     results: dict[str, Arrays],
 ) -> None:
-    """Adds to `results` the `units` it lacks, under a bar or, off a terminal, a line for each."""
+    """Adds to `results` the `units` it lacks, under a bar or, off a terminal, a line for each.
+
+    Raises:
+      UserError: of units that raise one, when all others are saved.
+    """
     from rich import progress
 
     missing = [unit for unit in units if unit not in results]
+    failed: dict[str, UserError] = {}
     terminal = sys.stdout.isatty()
     bar = progress.Progress(
         progress.MofNCompleteColumn(),
@@ -248,7 +261,7 @@ def _compute(
         folder = rundir.path / "units" if experiment.has_desk else None
         compute = functools.partial(_compute_unit, experiment.run_unit, config, folder)
 
-        def one_by_one() -> Generator[tuple[str, tuple[Arrays, float]]]:
+        def one_by_one() -> Generator[tuple[str, tuple[Arrays | UserError, float]]]:
             for unit in missing:
                 bar.update(task, description=unit)
                 yield unit, compute(unit, functools.partial(rows.tell, unit))
@@ -259,12 +272,22 @@ def _compute(
             finished = side_by_side(compute, missing, rows.tell, shares=len(units), setup=setup)
         with contextlib.closing(finished):
             for unit, (arrays, seconds) in finished:
-                rundir.save_unit(unit, arrays)
-                results[unit] = rundir.load_unit(unit) or {}  # as a later start would find it
                 rows.remove(unit)
-                bar.update(task, advance=1, description="")
+                if isinstance(arrays, UserError):
+                    failed[unit] = arrays
+                    how = f"failed after {seconds:.1f} s"
+                else:
+                    rundir.save_unit(unit, arrays)
+                    results[unit] = rundir.load_unit(unit) or {}  # as a later start would find it
+                    how = f"{seconds:.1f} s"
+                    bar.update(task, advance=1, description="")
                 if not terminal:
-                    print(f"[{len(results)}/{len(units)}] {unit}: {seconds:.1f} s", flush=True)
+                    print(f"[{len(results)}/{len(units)}] {unit}: {how}", flush=True)
+    if failed:
+        message = str(next(iter(failed.values())))
+        if len(failed) > 1:
+            message = f"{len(failed)} units failed: {', '.join(failed)}; the first said: {message}"
+        raise UserError(message)
 
 
 def _compute_unit(
@@ -273,11 +296,23 @@ def _compute_unit(
     folder: Path | None,
     unit: str,
     tell: Callable[[int, int, str], None],
-) -> tuple[Arrays, float]:
-    """The arrays of a unit, which has a desk if there is a folder for those; and its seconds."""
+) -> tuple[Arrays | UserError, float]:
+    """The arrays of a unit, which has a desk if there is a folder for those; and its seconds.
+
+    An error that is the user's comes in place of the arrays: other units do not depend on it.
+    """
     start = time.perf_counter()
     desk = [Desk(folder / unit, tell)] if folder else []
-    return run_unit(config, unit, *desk), time.perf_counter() - start
+    arrays: Arrays | UserError
+    try:
+        arrays = run_unit(config, unit, *desk)
+    except UserError as error:
+        arrays = error
+    except BrokenPipeError:  # of our own output
+        raise
+    except OSError as error:  # names the file: one that is in the way, may not be written, ...
+        arrays = UserError(f"{unit}: {error}")
+    return arrays, time.perf_counter() - start
 
 
 def _on_cpu() -> bool:

@@ -78,7 +78,8 @@ TESTS: dict[str, Callable[[int], Task]] = {
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
     checks.at_least(config, 1, "seeds", "hidden_size", "batch", "every", "test", "measured")
-    checks.at_least(config, 0, "seed", "spread")
+    checks.seed(config)
+    checks.at_least(config, 0, "spread")
     checks.at_least(config, config.every, "updates")
     checks.different("tasks", config.tasks, TASKS)
     checks.different("cells", config.cells, READERS)

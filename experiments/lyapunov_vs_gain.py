@@ -32,7 +32,8 @@ KEPT = ("exponents", "standard_error", "resolved", "kaplan_yorke", "entropy_rate
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
     checks.at_least(config, 1, "seeds", "input_size")
-    checks.at_least(config, 0, "seed", "burn_in", "tangent_burn_in", "exponents")
+    checks.seed(config)
+    checks.at_least(config, 0, "burn_in", "tangent_burn_in", "exponents")
     checks.at_least(config, 32, "steps")
     checks.increasing(config, "widths", least=2)
     checks.increasing(config, "gains", "input_variances", least=0)

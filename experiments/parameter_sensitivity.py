@@ -41,7 +41,7 @@ MEMORIES = 15
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
     checks.at_least(config, 1, "seeds", "batch", "steps")
-    checks.at_least(config, 0, "seed")
+    checks.seed(config)
     checks.increasing(config, "gaps", "correlations", "phases", least=0)
     if config.gaps[0] <= 0 or config.gaps[-1] >= 1:
         raise ValueError(f"config.gaps must lie between 0 and 1, got {list(config.gaps)}")

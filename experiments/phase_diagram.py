@@ -34,7 +34,8 @@ FINE = 60
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
     checks.at_least(config, 1, "seeds", "batch")
-    checks.at_least(config, 0, "seed", "transient")
+    checks.seed(config)
+    checks.at_least(config, 0, "transient")
     checks.at_least(config, 8, "steps")
     checks.increasing(config, "widths", least=2)
     checks.increasing(config, "gains", "input_variances", least=0)

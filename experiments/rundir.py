@@ -29,6 +29,7 @@ Arrays = Mapping[str, np.ndarray]
 CHECKOUT = Path(__file__).resolve().parent.parent
 LOCK = ".lock"
 PARTIAL = ".partial"
+SOURCES = "sources.json"
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "pandas", "matplotlib", "scikit-learn")
 
 
@@ -114,10 +115,46 @@ class RunDir:
         first = _read_json(path)
         if first is None:
             first = now | {"starts": []}
+        elif not isinstance(first.get("starts"), list):
+            raise UserError(f"{path}: damaged, has no list of starts; delete it, results stay")
         else:
             changed = {k: v for k, v in now.items() if k == "started" or first.get(k) != v}
             first["starts"].append(changed)
         write_file(path, json_bytes(first))
+
+    def record_sources(self, sources: Mapping[str, str]) -> None:
+        """Notes at the first start what the run comes from; see `check_sources` for later ones."""
+        check_sources(self.path, sources)
+        if not (self.path / SOURCES).exists():
+            write_file(self.path / SOURCES, json_bytes(sources))
+
+
+def check_sources(run: Path, sources: Mapping[str, str]) -> None:
+    """Refuses what is not as it was when the run began. Writes nothing.
+
+    Args:
+      run: a run directory; one that has noted no sources takes any.
+      sources: the digest of each, by the name that the user knows it by.
+
+    Raises:
+      UserError: for a source that has changed, or a note of them that is damaged.
+    """
+    path = run / SOURCES
+    try:
+        saved = json.loads(path.read_bytes())
+        changed = [name for name, now in sources.items() if saved.get(name, now) != now]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, AttributeError):
+        raise UserError(
+            f"{path}: damaged, so whether data or cells have changed since this run began is not"
+            " known; delete it to go on with those of now"
+        ) from None
+    if changed:
+        raise UserError(
+            f"--workdir={run}: {', '.join(changed)} has changed since this run began;"
+            " choose another --workdir"
+        )
 
 
 @contextlib.contextmanager
@@ -200,13 +237,16 @@ def _flatten(tree: Any, name: str = "config") -> dict[str, str]:
 
 
 def _read_json(path: Path) -> Any:
-    """The contents of a JSON file of ours, None if there is none."""
+    """The object in a JSON file of ours, None if there is none."""
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: cannot be read: expected an object in braces")
+    return found
 
 
 def environment(experiment: str, seed: int | None) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import ml_collections
 import pandas as pd
 
 from experiments import checks, launch, train
-from experiments.applications import model_of, problem_of
+from experiments.applications import model_of, problem_of, sources_of
 from experiments.generation import continued, encoded, suggestions
 from experiments.report import Report, show_report
+from experiments.rundir import check_sources
 from rnn_jax.tasks.language import Language
 from rnn_jax.training import Checkpoints, begin
 
@@ -25,7 +26,8 @@ from rnn_jax.training import Checkpoints, begin
 def answer(config: ml_collections.ConfigDict) -> None:
     """Prints suggestions and a continuation."""
     checks.at_least(config, 1, "count", "length")
-    checks.at_least(config, 0, "seed", "number")
+    checks.seed(config)
+    checks.at_least(config, 0, "number")
     checks.positive(config, "temperature")
     trained = _trained_config(Path(config.run))
     network = config.network or trained.networks[0]
@@ -40,7 +42,7 @@ def answer(config: ml_collections.ConfigDict) -> None:
     folder = Path(config.run) / "units" / train.unit_of(network, config.number) / "checkpoints"
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such checkpoints; is network {config.number} trained?")
-    train.check_same_data(problem, folder.parent)
+    check_sources(Path(config.run), sources_of(trained, network))
     with Checkpoints(folder, read_only=True) as checkpoints:
         found = checkpoints.newest(like)
     if found is None:

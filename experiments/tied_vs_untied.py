@@ -37,7 +37,7 @@ FIELDS = {"lstm": theory.lstm_mean_field, "gru": theory.gru_mean_field}
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
     checks.at_least(config, 1, "seeds", "batch", "hidden_size", "input_size", "lag")
-    checks.at_least(config, 0, "seed")
+    checks.seed(config)
     checks.at_least(config, 8, "steps")
     checks.increasing(config, "biases")
     checks.increasing(config, "input_variances", least=0)

@@ -10,7 +10,6 @@ last look, to the same weights, bit for bit.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,15 +26,18 @@ from experiments.applications import (
     APPLICATIONS,
     BOTH_WAYS,
     FEED_FORWARD,
+    check_data,
     check_network,
     model_of,
     problem_of,
     series_of,
+    sources_of,
 )
 from experiments.generation import products
-from experiments.rundir import write_file
+from experiments.rundir import check_sources
 from rnn_jax.base import Params
-from rnn_jax.tasks import Example, Problem, Vocabulary, forecasts
+from rnn_jax.cells import told
+from rnn_jax.tasks import Example, Problem, forecasts
 from rnn_jax.training import (
     OPTIMISERS,
     SCHEDULES,
@@ -47,7 +49,6 @@ from rnn_jax.training import (
     Recipe,
     best_row,
     check,
-    digest,
     evaluate,
     fit,
     make_optimiser,
@@ -59,12 +60,14 @@ Results = Mapping[str, Mapping[str, np.ndarray]]
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration, but for its data."""
     checks.known("task", config.task, APPLICATIONS)
+    check_data(config.task, config.data)
     checks.different("networks", config.networks)
     for network in config.networks:
-        check_network(network)
+        check_network(network, config.task)
     checks.at_least(config, 1, "seeds", "hidden_size", "layers", "embedding")
     checks.at_least(config, 1, "batch", "updates", "every", "patience")
-    checks.at_least(config, 0, "seed", "shown")
+    checks.seed(config)
+    checks.at_least(config, 0, "shown")
     checks.positive(config, "learning_rate", "embedding_gain")
     checks.finite(config, "weight_decay", least=0)
     if not config.clip > 0:
@@ -72,6 +75,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for size in config.features:
         checks.at_least({"features": size}, 1, "features")
     checks.known("optimiser", config.optimiser, OPTIMISERS)
+    if config.weight_decay and config.optimiser != "adamw":
+        raise ValueError(
+            f"config.weight_decay is {config.weight_decay:g}, but config.optimiser is"
+            f" {config.optimiser!r}: only 'adamw' decays weights, expected 0"
+        )
     checks.known("schedule", config.schedule, SCHEDULES)
     checks.known("pool", config.pool, ("last", "mean", "ends"))
     if not 0 <= config.dropout < 1:
@@ -100,7 +108,7 @@ def run_unit(
     (network,) = (network for network in config.networks if network.replace(":", ".") == name)
     problem = problem_of(config, network)
     model = model_of(config, network, problem)
-    check_same_data(problem, desk.folder)
+    check_sources(desk.folder.parents[1], sources_of(config, network))
     key = jax.random.fold_in(jax.random.key(config.seed), int(number))
     with (
         Checkpoints(desk.folder / "checkpoints") as checkpoints,
@@ -113,7 +121,7 @@ def run_unit(
         except Diverged as error:
             kept = checkpoints.path(error.good_step)
             raise launch.UserError(
-                f"{unit}: {error} ({kept}); try a smaller learning_rate"
+                f"{unit}: {error} ({kept}); try a smaller learning_rate in another --workdir"
             ) from None
     loss, metric = evaluate(model, problem, progress.best, problem.test)
     made = products(jax.random.fold_in(key, 1), model, progress.best, problem, desk.folder)
@@ -136,30 +144,31 @@ def run_unit(
 def prepare(config: ml_collections.ConfigDict) -> None:
     """Reads the data and traces the first update of all networks, for the errors they may have."""
     for network in config.networks:
-        problem = problem_of(config, network)
+        try:
+            problem = problem_of(config, network)
+        except (TypeError, ImportError) as error:  # a field of another type, a missing package
+            raise ValueError(f"config.data of {config.task}: {error}") from error
         if network == FEED_FORWARD and problem.topology != "one_to_one":
             raise ValueError(
                 f"config.networks: {FEED_FORWARD} reads no sequences, as {config.task} has"
             )
         try:
             check(model_of(config, network, problem), problem, recipe_of(config))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"config.networks: {network}, {config.task}: {error}") from error
+        except Exception as error:
+            cell = network.removeprefix(BOTH_WAYS)
+            if not (isinstance(error, TypeError | ValueError) or ":" in cell):
+                raise
+            raise ValueError(
+                f"config.networks: {network}, {config.task}: {told(cell, error)}"
+            ) from error
 
 
-def check_same_data(problem: Problem, folder: Path) -> None:
-    """Notes in the folder of a unit what it was trained on.
-
-    Raises:
-      UserError: if that was something else before.
-    """
-    vocabulary = getattr(problem, "vocabulary", Vocabulary(()))  # the same tokens may mean others
-    data = problem.train, problem.validation, problem.test, np.array(vocabulary.symbols, str)
-    path, now = folder / "data.sha256", digest(data)
-    if path.exists() and path.read_text().strip() != now:
-        raise launch.UserError(f"{folder}: was trained on other data; has your file changed?")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(path, f"{now}\n".encode())
+def sources(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """Those of all networks."""
+    found: dict[str, str] = {}
+    for network in config.networks:
+        found |= sources_of(config, network)
+    return found
 
 
 def recipe_of(config: ml_collections.ConfigDict) -> Recipe:
@@ -350,7 +359,7 @@ def draw_forecast(config: ml_collections.ConfigDict, results: Results) -> Figure
 
 
 EXPERIMENT = launch.Experiment(
-    "train", validate, units, run_unit, report, prepare=prepare, has_desk=True
+    "train", validate, units, run_unit, report, prepare=prepare, sources=sources, has_desk=True
 )
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
     checks.at_least(config, 1, "seeds", "embedding", "hidden_size", "batch", "every")
     checks.at_least(config, 1, "tested", "measured")
-    checks.at_least(config, 0, "seed", "burn_in")
+    checks.seed(config)
+    checks.at_least(config, 0, "burn_in")
     checks.at_least(config, 32, "exponent_steps")
     checks.increasing(config, "snapshots", least=0)
     checks.increasing(config, "lags", least=1)

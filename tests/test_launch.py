@@ -1,6 +1,8 @@
 """Flags, runs and resuming: clear refusals, and a result that no interruption changes."""
 
 import contextlib
+import dataclasses
+import importlib
 import json
 import os
 import random
@@ -17,7 +19,7 @@ import pandas as pd
 import pytest
 import toy_experiment
 from ml_collections import ConfigDict
-from toy_experiment import GOOD, RESULTS, check_whole, cli, command, computed, files, imported
+from toy_experiment import GOOD, RESULTS, ROOT, check_whole, cli, command, computed, files, imported
 
 from experiments import launch
 
@@ -151,6 +153,17 @@ def test_help_lists_the_flags(home):
         assert text in done.stdout
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**40])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.py")))
+def test_seeds_that_jax_cannot_tell_apart_are_refused(name, seed):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    experiment = importlib.import_module(f"experiments.{name}")
+    check = experiment.answer if name == "suggest" else experiment.EXPERIMENT.validate
+    config.seed = seed
+    with pytest.raises(ValueError, match=f"^config.seed must be from 0 to 4294967295, got {seed}$"):
+        check(config)
+
+
 def test_select_variant(config):
     assert launch.select_variant({"default": lambda: config}, "default") is config
     with pytest.raises(
@@ -266,9 +279,34 @@ def test_bug_in_a_unit_shows_its_traceback_and_keeps_the_finished_units(home, to
     assert files(home / "run") == files(home / "unbroken")
 
 
-def test_user_error_in_a_unit_is_one_line(home):
-    done = cli(*GOOD, env=os.environ | {"TOY_REFUSES": "walk-1"})
-    assert (done.returncode, done.stderr) == (2, "toy: the data ended early\n")
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        (["walk-0"], "the data ended early"),
+        (
+            ["walk-0", "walk-2"],
+            "2 units failed: walk-0, walk-2; the first said: the data ended early",
+        ),
+    ],
+)
+def test_user_errors_in_units_are_one_line_when_all_others_are_saved(
+    home, toy, config, refused, said
+):
+    done = cli(*GOOD, env=os.environ | {"TOY_REFUSES": ",".join(refused)})
+    assert (done.returncode, done.stderr) == (2, f"toy: {said}\n")
+    assert re.search(r"\[0/3\] walk-0: failed after \d+\.\d s", done.stdout)
+    assert computed(home) == ["walk-0", "walk-1", "walk-2"]
+    assert not (home / "run" / "results.csv").exists()
+    launch.run(toy, config, "run")
+    assert computed(home) == refused
+
+
+def test_a_file_in_the_way_of_a_unit_is_the_users(home, toy, config):
+    def run_unit(config, unit):
+        return {"read": np.frombuffer(Path("toy.py", unit).read_bytes())}
+
+    with pytest.raises(launch.UserError, match=r"walk-0: .*Not a directory: 'toy.py/walk-0'"):
+        launch.run(dataclasses.replace(toy, run_unit=run_unit), config, "run")
 
 
 @pytest.mark.parametrize("where", ["unit", "callback"])

@@ -249,11 +249,32 @@ def step(cell, params):
         (":cell", "unknown cell ':cell'"),
         ("rnn_jax:length_mask", "cannot be made with options"),
         ("builtins:dict", "makes no cell"),
+        ("../cells:mine", "unknown cell '../cells:mine': '../cells' is no name of a module"),
     ],
 )
 def test_a_module_path_that_leads_to_no_cell(name, message):
     with pytest.raises(ValueError, match=message):
         lookup(name)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def mine(:", "mine_broken.py, line 1: SyntaxError: invalid syntax"),
+        ("x = 1\nmine = nothing", "mine_broken.py, line 2: NameError: name 'nothing'"),
+        ("import jax\nmine = jax.nothing", "mine_broken.py, line 2: AttributeError: module 'jax'"),
+        ("def mine():\n    return {}['a']", "mine_broken.py, line 2: KeyError: 'a'"),
+        ("def mine():\n    return 1 + ''", "mine_broken.py, line 2: TypeError: unsupported"),
+    ],
+)
+def test_an_error_of_a_module_is_told_with_its_line(source, message, tmp_path, monkeypatch):
+    (tmp_path / "mine_broken.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        with pytest.raises(ValueError, match=f"^cell 'mine_broken:mine' cannot .*{message}"):
+            lookup("mine_broken:mine")
+    finally:
+        sys.modules.pop("mine_broken", None)
 
 
 def test_a_cell_takes_no_options(monkeypatch):

@@ -1,5 +1,6 @@
 """The run directory: whose it is, and files that are whole or not there."""
 
+import dataclasses
 import json
 import os
 import re
@@ -86,6 +87,44 @@ def test_unit_names_must_be_unique_file_names(home, toy, config, names):
     with pytest.raises(launch.UserError, match="units: expected one or more unique file names"):
         launch.run(odd, config, "run")
     assert not (home / "run").exists()
+
+
+# ----- what a run comes from ----------------------------------------------------------------------
+
+
+def reading(toy, **sources):
+    return dataclasses.replace(toy, sources=lambda config: sources)
+
+
+@pytest.mark.parametrize("left", [0, 2, 3])
+def test_a_run_is_not_resumed_with_other_sources(home, toy, config, left):
+    first, second = reading(toy, data="12", cell="34"), reading(toy, data="12", cell="56")
+    launch.run(first, config, "run")
+    for unit in sorted((home / "run/units").iterdir())[left:]:
+        unit.unlink()
+    before = files(home / "run")
+    computed(home)
+    message = "^--workdir=run: cell has changed since this run began; choose another --workdir$"
+    with pytest.raises(launch.UserError, match=message):
+        launch.run(second, config, "run")
+    assert computed(home) == []
+    assert files(home / "run") == before
+    launch.run(first, config, "run")
+    launch.run(second, config, "run", plot_only=True)  # from what is there
+
+
+@pytest.mark.parametrize("damaged", ["", '{"data": ', "[]", '"data"'])
+def test_a_damaged_note_of_sources_accuses_nobody(home, toy, config, damaged):
+    launch.run(reading(toy, data="12"), config, "run")
+    path = home / "run/sources.json"
+    path.write_text(damaged)
+    with pytest.raises(launch.UserError, match=r"^run/sources.json: damaged, .*; delete it to go"):
+        launch.run(reading(toy, data="34"), config, "run")
+    path.unlink()
+    rundir.check_sources(home / "run", {"data": "34"})
+    assert not path.exists()
+    launch.run(reading(toy, data="34"), config, "run")
+    assert json.loads(path.read_bytes()) == {"data": "34"}
 
 
 # ----- files --------------------------------------------------------------------------------------
@@ -182,6 +221,17 @@ def test_environment_keeps_the_first_start_and_appends_the_others(home, toy, con
     assert record | {"starts": []} == moved
     assert [start["python"] for start in starts] == [first["python"]] * 2
     assert all(datetime.fromisoformat(start["started"]) for start in starts)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [("{}", "damaged, has no list of starts; delete it"), ("[]", "expected an object in braces")],
+)
+def test_a_damaged_environment_is_one_line(home, toy, config, damaged, message):
+    launch.run(toy, config, "run")
+    (home / "run/environment.json").write_text(damaged)
+    with pytest.raises(launch.UserError, match=f"^run/environment.json: .*{message}"):
+        launch.run(toy, config, "run")
 
 
 def test_git_state(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 
 from configs.train import TASKS, get_config, smoke
-from experiments import launch, train
+from experiments import applications, generation, launch, train
 from experiments.applications import APPLICATIONS, model_of, problem_of
 from rnn_jax.tasks.language import Language
 from rnn_jax.tasks.problem import Conditioned, shuffled
@@ -246,7 +248,8 @@ def test_what_diverges_ends_in_one_line(tmp_path):
     result = subprocess.run(
         arguments(
             "forecasting_smoke", tmp_path / "run", "--config.optimiser=sgd",
-            "--config.learning_rate=1e30", "--config.clip=1e30",
+            "--config.learning_rate=1e30", "--config.clip=1e30", "--config.weight_decay=0",
+            "--config.seeds=2",
         ),
         cwd=CHECKOUT, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "error"},
     )  # fmt: skip
@@ -256,14 +259,16 @@ def test_what_diverges_ends_in_one_line(tmp_path):
         "the loss or its gradient is not finite; ln of the gradient norms that led there"
         in result.stderr
     )
-    assert "units/lstm.0/checkpoints/0" in result.stderr
+    assert re.match(r"train: 2 units failed: lstm\.\d, lstm\.\d; the first said:", result.stderr)
+    assert re.search(r"units/lstm\.\d/checkpoints/0", result.stderr)
+    assert result.stderr.endswith("try a smaller learning_rate in another --workdir\n")
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("task", "digit", "config.task: unknown 'digit'.*did you mean 'digits'"),
-        ("networks", ("lsmt",), "unknown cell 'lsmt'.*did you mean 'lstm'"),
+        ("networks", ("lsmt",), "config.networks: unknown cell 'lsmt'.*did you mean 'lstm'"),
         ("networks", ("bidirectional_lsmt",), "unknown cell 'lsmt'"),
         ("dropout", 1.0, "config.dropout must be a rate from 0 to below 1, got 1"),
         ("every", 7, "config.updates must be a multiple of every = 7"),
@@ -271,6 +276,8 @@ def test_what_diverges_ends_in_one_line(tmp_path):
         ("pool", "max", "config.pool: unknown 'max'"),
         ("features", (0,), "config.features must be at least 1, got 0"),
         ("embedding_gain", 0.0, "config.embedding_gain must be a finite number above 0, got 0"),
+        ("weight_decay", 0.1, "config.weight_decay is 0.1, but config.optimiser is 'adam': only"),
+        ("task", "words", "config.data has the fields hub, .* begin with .*train.py:words$"),
     ],
 )
 def test_a_wrong_field_is_named(field, value, message):
@@ -307,7 +314,10 @@ def test_a_feed_forward_network_reads_no_sequence():
 @pytest.mark.parametrize(
     ("name", "network", "message"),
     [
-        ("words", "bidirectional_gru", "reads whole sequences: it has no step"),
+        ("words", "bidirectional_gru", "words are foretold in one direction, expected gru"),
+        ("characters", "bidirectional_gru", "characters are foretold in one direction"),
+        ("captions", "bidirectional_gru", "captions are made in one direction, expected gru"),
+        ("music", "bidirectional_gru", "melodies are made in one direction, expected gru"),
         ("digits", "convlstm", "convlstm"),
         ("video", "lstm", "lstm"),
     ],
@@ -332,6 +342,95 @@ def test_an_own_cell_by_its_name(tmp_path, monkeypatch):
     config.networks = ("my_cells_of_a_test:leaky",)
     launch.run(train.EXPERIMENT, config, tmp_path / "run")
     assert (tmp_path / "run" / "units" / "my_cells_of_a_test.leaky.0" / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("inner.step(params, {}['state'], x)", "KeyError: 'state'"),
+        ("inner.step(params, state, x[:, None])", "ValueError: .*incompatible shapes"),
+    ],
+)
+def test_an_error_of_an_own_cell_is_one_line(broken, message, tmp_path, monkeypatch):
+    (tmp_path / "broken_cell_of_a_test.py").write_text(
+        "import dataclasses, rnn_jax\n"
+        "inner = rnn_jax.gru()\n"
+        "def step(params, state, x):\n"
+        f"    return {broken}\n"
+        "mine = dataclasses.replace(inner, step=step)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = smoke("forecasting")
+    config.networks = ("broken_cell_of_a_test:mine",)
+    place = r"config.networks: broken_cell_of_a_test:mine, forecasting: .*_of_a_test.py, line 4"
+    with pytest.raises(launch.UserError, match=f"^{place}: {message}"):
+        launch.run(train.EXPERIMENT, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    del sys.modules["broken_cell_of_a_test"]
+
+
+def test_a_run_keeps_to_its_data_and_its_own_cell(tmp_path, monkeypatch):
+    """Also when all of its units are finished."""
+    cell, table = tmp_path / "edited_cell_of_a_test.py", tmp_path / "sales.csv"
+    cell.write_text("import jax.numpy as jnp, rnn_jax\nmine = rnn_jax.elman(jnp.tanh)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    sales = "\n".join(f"{100 + n % 7}" for n in range(300))
+    table.write_text(f"sales\n{sales}")
+    config = smoke("forecasting")
+    config.networks, config.data.path = ("edited_cell_of_a_test:mine",), str(table)
+    nothing = dataclasses.replace(
+        train.EXPERIMENT,
+        run_unit=lambda config, unit, desk: {"nothing": np.zeros(1)},
+        report=lambda config, results: launch.Report(*[pd.DataFrame({"a": [1]})] * 2, {}, []),
+    )
+
+    def run():
+        applications._problem_of.cache_clear()
+        applications._source.cache_clear()
+        launch.run(nothing, config, tmp_path / "run")
+
+    run()
+    run()
+    table.write_text(f"sales\n{sales}1")
+    with pytest.raises(launch.UserError, match=r"the data of .*sales.csv has changed since"):
+        run()
+    desk = launch.Desk(tmp_path / "run" / "units" / "edited_cell_of_a_test.mine.0", print)
+    with pytest.raises(launch.UserError, match=r"the data of .*sales.csv has changed since"):
+        train.run_unit(config, desk.folder.name, desk)
+    table.write_text(f"sales\n{sales}")
+    cell.write_text(cell.read_text().replace("tanh", "sin"))
+    with pytest.raises(launch.UserError, match=r": edited_cell_of_a_test.py has changed since"):
+        run()
+    del sys.modules["edited_cell_of_a_test"]
+
+
+def test_a_file_in_the_place_of_checkpoints_is_one_line(tmp_path):
+    (tmp_path / "run" / "units" / "lstm.0").mkdir(parents=True)
+    (tmp_path / "run" / "units" / "lstm.0" / "checkpoints").touch()
+    config = smoke("forecasting")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config.to_dict()))
+    with pytest.raises(launch.UserError, match=r"lstm.0: .*lstm.0/checkpoints"):
+        launch.run(train.EXPERIMENT, config, tmp_path / "run")
+
+
+def test_data_of_another_type_are_one_line():
+    config = smoke("video")
+    with config.ignore_type():
+        config.data.train = "many"
+    with pytest.raises(ValueError, match=r"config.data of video: train must be an integer, got"):
+        train.prepare(config)
+
+
+@pytest.mark.parametrize(("name", "count"), [("words", 1), ("music", 3)])
+def test_what_a_network_makes_is_written_whole(name, count, tmp_path, monkeypatch):
+    _, problem, model = made(name)
+    one = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), problem.validation)
+    params = model.init(jax.random.key(0), one.inputs, one.mask)["params"]
+    named, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (named.append(b), replace(a, b)))
+    generation.products(jax.random.key(0), model, params, problem, tmp_path)
+    assert sorted(named) == sorted(tmp_path.iterdir())
+    assert len(named) == count
 
 
 def test_a_file_that_is_not_there_leaves_nothing_behind(tmp_path):
@@ -397,8 +496,13 @@ def test_suggestions_from_a_trained_network(tmp_path, capsys):
             suggest.answer(wrong)
     problem_of.__globals__["_problem_of"].cache_clear()
     (tmp_path / "cats.txt").write_text(text.replace("cat", "cow"))
-    with pytest.raises(launch.UserError, match="was trained on other data"):
+    before = (tmp_path / "run" / "sources.json").read_bytes()
+    with pytest.raises(launch.UserError, match=r"cats.txt has changed since this run began"):
         suggest.answer(asked)
+    assert (tmp_path / "run" / "sources.json").read_bytes() == before
+    (tmp_path / "run" / "sources.json").unlink()
+    suggest.answer(asked)
+    assert not (tmp_path / "run" / "sources.json").exists()
 
 
 def test_the_config_of_a_run_makes_its_problem_again(tmp_path):

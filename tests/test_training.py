@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import os
+import signal
 import struct
 
 import jax
@@ -127,6 +129,44 @@ def test_a_run_whose_checkpoints_are_all_damaged_begins_anew(tmp_path, uninterru
         again = list(fit(MODEL, problem, recipe(), jax.random.key(0), checkpoints=checkpoints))
     assert int(again[0].state.step) == 0
     assert_equal(again[-1], uninterrupted)
+
+
+def test_orbax_logs_nothing(tmp_path, caplog):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"w": jnp.zeros(3)})
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        path.write_bytes(b"")
+    with (
+        Checkpoints(tmp_path, read_only=True) as checkpoints,
+        pytest.warns(UserWarning, match="read"),
+    ):
+        checkpoints.newest({"w": jnp.zeros(3)})
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_a_save_is_answered_after_it(tmp_path, monkeypatch, number):
+    class Stopped(Exception):
+        pass
+
+    def stop(number, frame):
+        raise Stopped
+
+    before = signal.signal(number, stop)
+    try:
+        with Checkpoints(tmp_path) as checkpoints:
+            save = checkpoints._manager.save
+            monkeypatch.setattr(
+                checkpoints._manager,
+                "save",
+                lambda *args, **options: (signal.raise_signal(number), save(*args, **options)),
+            )
+            with pytest.raises(Stopped):
+                checkpoints.save(1, {"w": jnp.ones(3)})
+            assert signal.getsignal(number) is stop
+            assert checkpoints.newest({"w": jnp.zeros(3)})[1]["w"].tolist() == [1, 1, 1]
+    finally:
+        signal.signal(number, before)
 
 
 def test_checkpoints_keep_the_newest_and_every_dtype(tmp_path):
@@ -389,6 +429,18 @@ def test_metrics_are_written_as_they_come(tmp_path):
     found, _ = events(tmp_path)
     rmse = {step: value for step, tag, value in found if tag == "RMSE"}
     assert rmse == {100 * n: float(progress.history.metric[n]) for n in range(4)}
+
+
+def test_the_table_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args))
+        )
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(History(*np.zeros((5, 1))))
+    assert calls[:2] == ["fsync", "replace"]
 
 
 def test_a_resumed_run_appears_once(tmp_path):

@@ -47,7 +47,7 @@ def run_unit(config, unit):
         time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
     if unit == os.environ.get("TOY_FAILS"):
         raise ZeroDivisionError("a bug")
-    if unit == os.environ.get("TOY_REFUSES"):
+    if unit in os.environ.get("TOY_REFUSES", "").split(","):
         raise launch.UserError("the data\\nended early")
     steps = np.random.default_rng([config.seed, index]).standard_normal((3, config.hidden_size))
     return {"walk": steps.cumsum(axis=1), "seed": np.arange(3)}

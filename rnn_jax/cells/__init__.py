@@ -2,7 +2,9 @@
 
 import difflib
 import importlib
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rnn_jax.base import Cell
@@ -70,6 +72,7 @@ __all__ = [
     "rhn",
     "s5",
     "slstm",
+    "told",
     "ugrnn",
 ]
 
@@ -111,7 +114,8 @@ def lookup(name: str, options: Mapping[str, Any] | None = None) -> Cell:
     a cell or a factory: so an experiment runs on a cell of your own file by its name alone.
 
     Raises:
-      ValueError: for an unknown name, module or option; suggests the nearest.
+      ValueError: for an unknown name, module or option; suggests the nearest. For whatever a module
+        of your own raises, with file and line.
 
     >>> lookup("gru", {"reset": "before"})
     <Cell gru_before>
@@ -127,9 +131,11 @@ def lookup(name: str, options: Mapping[str, Any] | None = None) -> Cell:
         return found
     try:
         cell = found(**(options or {}))
-    except TypeError as error:
+    except Exception as error:
+        if not (isinstance(error, TypeError) or ":" in name):
+            raise
         raise ValueError(
-            f"cell {name!r} cannot be made with options {dict(options or {})}: {error}"
+            f"cell {name!r} cannot be made with options {dict(options or {})}: {told(name, error)}"
         ) from error
     if not isinstance(cell, Cell):
         raise ValueError(f"{name!r} makes no cell but {cell!r}")
@@ -138,7 +144,35 @@ def lookup(name: str, options: Mapping[str, Any] | None = None) -> Cell:
 
 def _imported(path: str) -> Any:
     module, _, attribute = path.partition(":")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(
+            f"unknown cell {path!r}: {module!r} is no name of a module, as in my_cells:leaky of"
+            " my_cells.py in the folder where Python is started"
+        )
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = importlib.import_module(module)
+    except ImportError as error:
         raise ValueError(f"unknown cell {path!r}: {error}") from error
+    except Exception as error:
+        raise ValueError(f"cell {path!r} cannot be imported: {told(path, error)}") from error
+    try:
+        return getattr(found, attribute)
+    except AttributeError as error:
+        raise ValueError(f"unknown cell {path!r}: {error}") from error
+
+
+def told(name: str, error: Exception) -> str:
+    """An error in one line; of a cell "module:cell" with the place in its file that led there."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    message = f"{type(error).__name__}: {error}"
+    module, colon, _ = name.partition(":")
+    cause: BaseException | None = error if colon else None
+    while cause is not None:
+        for frame in reversed(traceback.extract_tb(cause.__traceback__)):
+            file = Path(frame.filename).with_suffix("")
+            parts = file.parent.parts if file.name == "__init__" else file.parts
+            if parts[-len(module.split(".")) :] == tuple(module.split(".")):
+                return f"{frame.filename}, line {frame.lineno}: {message}"
+        cause = cause.__cause__
+    return str(error) if isinstance(error, TypeError | ValueError) else message

@@ -1,9 +1,15 @@
 """Checkpoints by Orbax, each with a digest by which a damaged one is known."""
 
+import contextlib
 import hashlib
+import logging
 import shutil
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import jax
@@ -18,6 +24,8 @@ class Checkpoints:
     A checkpoint is written under a temporary name and renamed, so a run that is killed leaves
     whole ones only. What was damaged later is known by the SHA-256 of its leaves, or as what Orbax
     cannot read: with a warning it is set aside, as ``damaged.STEP``, and the one before it used.
+    What Orbax logs beside that is not shown. A signal that comes meanwhile, such as Ctrl-C, is
+    answered when Orbax, whose threads cannot be interrupted, has done.
 
     Args:
       folder: made if it is not there; holds one folder for each step.
@@ -40,22 +48,24 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self._ocp = ocp
         self._read_only = read_only
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                enable_async_checkpointing=False,
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-            ),
-            item_names=("state", "digest"),
-        )
+        with _undisturbed():
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep,
+                    enable_async_checkpointing=False,
+                    cleanup_tmp_directories=not read_only,
+                    read_only=read_only,
+                ),
+                item_names=("state", "digest"),
+            )
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._manager.close()
+        with _undisturbed():
+            self._manager.close()
 
     def path(self, step: int) -> Path:
         """The folder of a checkpoint."""
@@ -65,9 +75,11 @@ class Checkpoints:
         """Keeps a pytree of arrays as that of ``step``, which is after all that were saved."""
         args = self._ocp.args
         known = {"sha256": digest(state), "like": _shapes(state)}
-        self._manager.save(
-            step, args=args.Composite(state=args.StandardSave(state), digest=args.JsonSave(known))
-        )
+        with _undisturbed():
+            self._manager.save(
+                step,
+                args=args.Composite(state=args.StandardSave(state), digest=args.JsonSave(known)),
+            )
 
     def newest(self, like: _T) -> tuple[int, _T] | None:
         """The newest state that is whole, with its step; None if there is none.
@@ -79,7 +91,8 @@ class Checkpoints:
           ValueError: for a checkpoint of another structure, shapes or dtypes.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
-            state = self._restore(step, like)
+            with _undisturbed():
+                state = self._restore(step, like)
             if state is not None:
                 return step, state
         return None
@@ -117,6 +130,43 @@ class Checkpoints:
         self.path(step).rename(aside)
         self._manager.reload()
         warnings.warn(f"{self.path(step)}: {why}, now {aside.name}", stacklevel=4)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Orbax at work: its log is silent, and signals wait until it is done."""
+    log = logging.getLogger("absl")
+    was = log.disabled
+    log.disabled = True
+    try:
+        with _signals_waiting():
+            yield
+    finally:
+        log.disabled = was
+
+
+@contextlib.contextmanager
+def _signals_waiting() -> Iterator[None]:
+    """SIGINT and SIGTERM that come meanwhile are answered at the end, by the handlers of before."""
+    handlers: dict[int, Any] = {}
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    try:
+        if threading.current_thread() is threading.main_thread():  # which alone may set them
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(signum)
+                if callable(handler):  # else it is to end us at once, or to do nothing
+                    handlers[signum] = handler
+                    signal.signal(signum, note)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _shapes(state: Any) -> dict[str, str]:

@@ -13,8 +13,8 @@ from rnn_jax.training.fit import History
 class MetricsWriter:
     """Writes ``metrics.csv`` and TensorBoard event files into a folder.
 
-    The table is written whole each time, under a temporary name and renamed. Of a run that goes
-    on from a checkpoint, TensorBoard shows what came after it once.
+    The table is written whole each time, under a temporary name, forced to the disk and renamed.
+    Of a run that goes on from a checkpoint, TensorBoard shows what came after it once.
 
     Args:
       folder: made if it is not there.
@@ -55,8 +55,11 @@ class MetricsWriter:
         header = ",".join(History._fields)
         np.savetxt(buffer, rows, fmt="%.9g", delimiter=",", header=header, comments="")
         path = self.folder / "metrics.csv"
-        partial = path.with_suffix(".partial")
-        partial.write_text(buffer.getvalue())
+        partial = self.folder / f".{path.name}.partial"
+        with open(partial, "w") as file:
+            file.write(buffer.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
 
     def _write_events(self, rows: np.ndarray) -> None:

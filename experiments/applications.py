@@ -9,8 +9,8 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict  # type: ignore[import-untyped]
 
-from rnn_jax.base import Cell, Layer
-from rnn_jax.cells import lookup
+from rnn_jax.base import Cell, Layer, unknown
+from rnn_jax.cells import CELLS, lookup
 from rnn_jax.combinators import bidirectional, chain, stack
 from rnn_jax.models import EncoderDecoder, ManyToMany, ManyToOne, OneToMany, OneToOne, Reader
 from rnn_jax.tasks import (
@@ -129,8 +129,18 @@ def _problem_of(task: str, data: str, network: str) -> Problem:
 
 def check_network(name: str) -> None:
     """Raises ValueError for what is neither "feed_forward" nor [bidirectional_]CELL."""
-    if name != FEED_FORWARD:
-        lookup(name.removeprefix(BOTH_WAYS))
+    if name == FEED_FORWARD:
+        return
+    cell = name.removeprefix(BOTH_WAYS)
+    if cell == FEED_FORWARD:
+        raise ValueError(f"config.networks: {name!r}, expected a cell after {BOTH_WAYS}")
+    if ":" not in cell and cell not in CELLS:
+        wrong = unknown("network", cell, [FEED_FORWARD, *sorted(CELLS)])
+        raise ValueError(f"config.networks: {wrong} (a cell may have {BOTH_WAYS} before it)")
+    try:
+        lookup(cell)
+    except ValueError as error:
+        raise ValueError(f"config.networks: {error}") from error
 
 
 def model_of(config: ConfigDict, network: str, problem: Problem) -> nn.Module:

@@ -154,7 +154,7 @@ def test_help_lists_the_flags(home):
 def test_select_variant(config):
     assert launch.select_variant({"default": lambda: config}, "default") is config
     with pytest.raises(
-        ValueError, match=r"no variant 'papr'; did you mean 'paper'\? .*: default, p"
+        ValueError, match=r"no variant 'papr', known: default, paper; did you mean 'paper'\?"
     ):
         launch.select_variant({"paper": ConfigDict, "default": ConfigDict}, "papr")
 

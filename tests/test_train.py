@@ -263,8 +263,24 @@ def test_what_diverges_ends_in_one_line(tmp_path):
     ("field", "value", "message"),
     [
         ("task", "digit", "config.task: unknown 'digit'.*did you mean 'digits'"),
-        ("networks", ("lsmt",), "unknown cell 'lsmt'.*did you mean 'lstm'"),
-        ("networks", ("bidirectional_lsmt",), "unknown cell 'lsmt'"),
+        (
+            "networks",
+            ("lsmt",),
+            "^config.networks: unknown network 'lsmt', known: feed_forward, .*, ugrnn; did you "
+            r"mean 'lstm'\? \(a cell may have bidirectional_ before it\)$",
+        ),
+        ("networks", ("LSTM",), "unknown network 'LSTM', .* did you mean 'lstm'"),
+        (
+            "networks",
+            ("bidirectional_lsmt",),
+            "unknown network 'lsmt', .* did you mean 'lstm'.* may have bidirectional_ before it",
+        ),
+        (
+            "networks",
+            ("bidirectional_feed_forward",),
+            "^config.networks: 'bidirectional_feed_forward', expected a cell after bidirectional_",
+        ),
+        ("networks", ("no_module:cell",), "^config.networks: unknown cell 'no_module:cell': No mod"),
         ("dropout", 1.0, "config.dropout must be a rate from 0 to below 1, got 1"),
         ("every", 7, "config.updates must be a multiple of every = 7"),
         ("optimiser", "adamm", "unknown 'adamm'.*did you mean 'adam'"),

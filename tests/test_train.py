@@ -1,12 +1,16 @@
 """The applications: each learns, overfits a batch, begins at its analytic loss, learns no noise."""
 
 import dataclasses
+import io
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -280,7 +284,11 @@ def test_what_diverges_ends_in_one_line(tmp_path):
             ("bidirectional_feed_forward",),
             "^config.networks: 'bidirectional_feed_forward', expected a cell after bidirectional_",
         ),
-        ("networks", ("no_module:cell",), "^config.networks: unknown cell 'no_module:cell': No mod"),
+        (
+            "networks",
+            ("no_module:cell",),
+            "^config.networks: unknown cell 'no_module:cell': No mod",
+        ),
         ("dropout", 1.0, "config.dropout must be a rate from 0 to below 1, got 1"),
         ("every", 7, "config.updates must be a multiple of every = 7"),
         ("optimiser", "adamm", "unknown 'adamm'.*did you mean 'adam'"),
@@ -413,6 +421,62 @@ def test_suggestions_from_a_trained_network(tmp_path, capsys):
     (tmp_path / "cats.txt").write_text(text.replace("cat", "cow"))
     with pytest.raises(launch.UserError, match="was trained on other data"):
         suggest.answer(asked)
+
+
+def forecast_figure(config, times):
+    """Drawn of made-up results, and laid out."""
+    arrays = {
+        "times": times,
+        "truth": np.sin(np.arange(len(times))),
+        "forecast": np.cos(np.arange(len(times))),
+        "baseline_names": np.array(["worse", "better"]),
+        "baselines": np.array([2.0, 1.0]),
+        "baseline_forecasts": np.stack([np.full(len(times), 2.0), np.full(len(times), 1.0)]),
+        "quantity": np.array("sales"),
+    }
+    figure = train.draw_forecast(config, dict.fromkeys(train.units(config), arrays))
+    figure.savefig(io.BytesIO(), dpi=figure.dpi)
+    return figure
+
+
+def test_the_figure_of_forecasts_has_the_best_baseline_and_names_what_it_shows():
+    config = smoke("forecasting")
+    config.networks = ("lstm", "star_cell:star", "bidirectional_star_cell:star")
+    figure = forecast_figure(config, np.arange(1962, 2009))
+    assert figure.get_suptitle().endswith("test part, one seed")
+    (dashed,) = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert dashed.get_ydata().tolist() == [1.0] * 47
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "truth", "LSTM", "star_cell:star", "bidirectional star_cell:star", "best baseline: better",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["2020-02-01", "2020-12-01", "2021-06-01", "2045-01-01"])
+def test_dates_below_forecasts_do_not_touch(end):
+    days = np.arange("2020-01-01", end, dtype="datetime64[D]")
+    figure = forecast_figure(smoke("forecasting"), days.astype("datetime64[s]").astype(str))
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.get_xticklabels() if text.get_text()]
+    assert len(boxes) > 2
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize(
+    ("name", "quantity"), [("sunspots", "sunspots"), ("co2", "CO2 .* \\(ppm\\)")]
+)
+def test_saved_forecasts_are_in_units_of_the_data(name, quantity):
+    config = smoke("forecasting")
+    config.data.series = name
+    problem = problem_of(config, "lstm")
+    model = model_of(config, "lstm", problem)
+    first = jax.tree.map(lambda leaf: leaf[0], problem.test)
+    best = model.init(jax.random.key(0), first.inputs, first.mask)["params"]
+    saved = train._forecast(config, model, types.SimpleNamespace(best=best), problem)
+    assert re.fullmatch(quantity, str(saved["quantity"]))
+    errors = saved["baseline_forecasts"] - saved["truth"]
+    rmse = np.sqrt(np.mean(np.square(errors), axis=1))
+    np.testing.assert_allclose(rmse, [*problem.baselines.values()], rtol=1e-6)
 
 
 def test_the_config_of_a_run_makes_its_problem_again(tmp_path):

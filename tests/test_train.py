@@ -22,8 +22,12 @@ import pytest
 from configs.train import TASKS, get_config, smoke
 from experiments import launch, train
 from experiments.applications import APPLICATIONS, model_of, problem_of
-from rnn_jax.tasks.language import Language
+from experiments.generation import encoded, likeliest, read
+from rnn_jax import gru
+from rnn_jax.models import ManyToMany, Reader
+from rnn_jax.tasks.language import Language, next_symbols
 from rnn_jax.tasks.problem import Conditioned, shuffled
+from rnn_jax.tasks.vocabulary import UNKNOWN
 from rnn_jax.training import Recipe, evaluate, fit
 from rnn_jax.training.fit import make_objective
 
@@ -403,14 +407,21 @@ def test_suggestions_from_a_trained_network(tmp_path, capsys):
 
     asked = suggest_config()
     asked.run, asked.prefix, asked.count = str(tmp_path / "run"), "the dog sat on", 2
+    asked.beam, asked.beam_length = 2, 3
     suggest.answer(asked)
-    rows = [line for line in capsys.readouterr().out.splitlines() if "'" in line]
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if "'" in line]
     assert "'the'" in rows[0]
+    found = [line for line in lines if line.startswith("Beam search")]
+    assert len(found) == 2
+    assert found[0].endswith(": the dog sat on the log .")
     for field, value, message in (
         ("run", str(tmp_path), "no run directory of experiments.train"),
         ("prefix", "  ", "prefix has nothing to go on from"),
         ("number", 7, "no such checkpoints"),
         ("count", 1000, "count must be between 1 and"),
+        ("beam", -1, "config.beam must be at least 0"),
+        ("beam_length", 0, "config.beam_length must be at least 1"),
     ):
         wrong = suggest_config()
         wrong.run = str(tmp_path / "run")
@@ -421,6 +432,37 @@ def test_suggestions_from_a_trained_network(tmp_path, capsys):
     (tmp_path / "cats.txt").write_text(text.replace("cat", "cow"))
     with pytest.raises(launch.UserError, match="was trained on other data"):
         suggest.answer(asked)
+
+
+def test_the_likeliest_continuations_are_those_of_all():
+    """Of every pair of words by a network of random weights, as wide a beam as there are words."""
+    problem = next_symbols("the cat sat on the mat . the dog sat too . " * 40, "word", steps=8)
+    model = ManyToMany(Reader(gru(), 8, tokens=problem.tokens), problem.output_size)
+    like = model.init(jax.random.key(0), jnp.arange(3))["params"]
+    leaves, tree = jax.tree.flatten(like)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    drawn = [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    params = jax.tree.unflatten(tree, drawn)
+    prefix = encoded(problem, "the cat")
+
+    words = encoded(problem, " ".join(problem.vocabulary.symbols))
+    allowed = [word for word in words if word > UNKNOWN]
+
+    def chances(tokens):
+        logits = np.asarray(read(model, params, tokens)[1], float)[allowed]
+        return np.exp(logits) / np.exp(logits).sum()
+
+    pairs = {
+        problem.join(problem.vocabulary.decode([one, two])): p * q
+        for one, p in zip(allowed, chances(prefix), strict=True)
+        for two, q in zip(allowed, chances([*prefix, one]), strict=True)
+    }
+    for width in (len(allowed), 1000):  # the second finds all
+        found = likeliest(model, params, problem, prefix, count=2, width=width)
+        assert len(found) == min(width, len(pairs))
+        best = sorted(pairs, key=pairs.__getitem__, reverse=True)[: len(found)]
+        np.testing.assert_allclose([p for _, p in found], [pairs[text] for text in best], rtol=1e-4)
+        assert {text: pairs[text] for text, _ in found} == pytest.approx(dict(found), rel=1e-4)
 
 
 def forecast_figure(config, times):

@@ -13,5 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.count = 5  # suggestions
     config.length = 30  # symbols to sample after it
     config.temperature = 0.8
+    config.beam = 0  # continuations to find by beam search, and its width; 0 for none
+    config.beam_length = 4  # symbols of each
     config.seed = 0
     return config

@@ -11,8 +11,8 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict  # type: ignore[import-untyped]
 
-from rnn_jax.base import Cell, Layer
-from rnn_jax.cells import lookup
+from rnn_jax.base import Cell, Layer, unknown
+from rnn_jax.cells import CELLS, lookup
 from rnn_jax.combinators import bidirectional, chain, stack
 from rnn_jax.models import EncoderDecoder, ManyToMany, ManyToOne, OneToMany, OneToOne, Reader
 from rnn_jax.tasks import (
@@ -170,13 +170,19 @@ def check_network(name: str, task: str) -> None:
 
     Also for both directions where there is one.
     """
-    if name != FEED_FORWARD:
-        try:
-            lookup(name.removeprefix(BOTH_WAYS))
-        except ValueError as error:
-            raise ValueError(f"config.networks: {error}") from error
-    if name.startswith(BOTH_WAYS) and task in ONE_WAY:
-        cell = name.removeprefix(BOTH_WAYS)
+    if name == FEED_FORWARD:
+        return
+    cell = name.removeprefix(BOTH_WAYS)
+    if cell == FEED_FORWARD:
+        raise ValueError(f"config.networks: {name!r}, expected a cell after {BOTH_WAYS}")
+    if ":" not in cell and cell not in CELLS:
+        wrong = unknown("network", cell, [FEED_FORWARD, *sorted(CELLS)])
+        raise ValueError(f"config.networks: {wrong} (a cell may have {BOTH_WAYS} before it)")
+    try:
+        lookup(cell)
+    except ValueError as error:
+        raise ValueError(f"config.networks: {error}") from error
+    if name != cell and task in ONE_WAY:
         raise ValueError(
             f"config.networks: {name}: {ONE_WAY[task]} in one direction, expected {cell}"
         )

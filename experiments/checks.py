@@ -1,19 +1,18 @@
 """What may be wrong with a configuration: each a ValueError of one line."""
 
-import difflib
 import math
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from rnn_jax.base import unknown
 
 
 def known(field: str, name: str, names: Iterable[str]) -> None:
     """One of the names; else the nearest is suggested."""
     names = list(names)
     if name not in names:
-        near = difflib.get_close_matches(str(name), names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"config.{field}: unknown {name!r}, known: {', '.join(names)}{hint}")
+        raise ValueError(f"config.{field}: {unknown('', name, names)}")
 
 
 def different(

@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib import patheffects
+from matplotlib import dates, patheffects
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
+from scipy import optimize  # type: ignore[import-untyped]
 
 # Okabe and Ito's palette; cells beyond the known ones take the colours after them.
 PALETTE = (
@@ -235,6 +236,48 @@ def common_legend(
     while (columns := -(-len(entries) // rows)) > 1 and needed(columns) > room:
         rows += 1
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
+
+
+def apart(values: np.ndarray, gap: float) -> np.ndarray:
+    """The positions nearest to the values, in their order and at least ``gap`` from each other.
+
+    >>> apart(np.array([0.5, 0.5, 2.0]), 1.0).tolist()
+    [0.0, 1.0, 2.0]
+    """
+    order = np.argsort(values, kind="stable")
+    room = gap * np.arange(len(values))
+    positions = np.empty(len(values))
+    positions[order] = optimize.isotonic_regression(values[order] - room).x + room
+    return positions
+
+
+def levels(axes: Axes, values: Mapping[str, float]) -> None:
+    """A dashed line at each value, with its name and the value to the right of the axes.
+
+    Names of close values stand below each other. To be drawn last: the axis stays as it is then.
+    """
+    for value in values.values():
+        axes.axhline(value, color="0.4", linestyle="--", linewidth=1)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    heights = apart(np.array([*values.values()]), gap=0.055 * (high - low))
+    for (name, value), height in zip(values.items(), heights, strict=True):
+        axes.annotate(
+            f"{name} {value:.3g}",
+            (1.01, height),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize="x-small",
+            color="0.3",
+            annotation_clip=False,
+        )
+
+
+def date_axis(axes: Axes) -> None:
+    """Few dates below the axes, none of which touches another."""
+    locator = dates.AutoDateLocator()
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
 
 
 def key(label: str, **style: Any) -> Line2D:

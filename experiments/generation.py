@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from experiments.rundir import write_file
 from rnn_jax.base import Params
-from rnn_jax.models import sampled
+from rnn_jax.models import beam, sampled
 from rnn_jax.tasks.chorales import Chorales, to_midi
 from rnn_jax.tasks.language import Language
 from rnn_jax.tasks.problem import Problem
@@ -117,12 +117,37 @@ def continued(
     temperature: float,
 ) -> str:
     """So many symbols sampled after some tokens."""
+    step, state = _speaker(model, params, tokens)
+    decoded = sampled(key, step, state, tokens[-1], count, temperature=temperature)
+    return problem.join(problem.vocabulary.decode(np.asarray(decoded.tokens)))
+
+
+def likeliest(
+    model: nn.Module,
+    params: Params,
+    problem: Language,
+    tokens: Sequence[int],
+    *,
+    count: int,
+    width: int,
+) -> list[tuple[str, float]]:
+    """The ``width`` best continuations of ``count`` symbols that a beam of that width finds.
+
+    With their probabilities among all that hold no `UNKNOWN`; fewer where there are fewer.
+    """
+    step, state = _speaker(model, params, tokens)
+    found = beam(step, state, tokens[-1], count, width=width)
+    probabilities = np.exp(np.asarray(found.log_probability, float))
+    texts = [problem.join(problem.vocabulary.decode(row)) for row in np.asarray(found.tokens)]
+    return [(text, float(p)) for text, p in zip(texts, probabilities, strict=True) if p > 0]
+
+
+def _speaker(model: nn.Module, params: Params, tokens: Sequence[int]) -> tuple[Callable, Any]:
+    """The step that says symbols alone, and its state before the last of the tokens."""
     state = model.apply({"params": params}, method="initial_state")
     if len(tokens) > 1:
         state, _ = read(model, params, tokens[:-1])
-    step = _forbidding(_step(model, params), (PAD, START, END, UNKNOWN))
-    decoded = sampled(key, step, state, tokens[-1], count, temperature=temperature)
-    return problem.join(problem.vocabulary.decode(np.asarray(decoded.tokens)))
+    return _forbidding(_step(model, params), (PAD, START, END, UNKNOWN)), state
 
 
 def _step(model: nn.Module, params: Params) -> Callable:

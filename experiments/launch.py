@@ -387,16 +387,16 @@ def configure_jax() -> None:
 def select_variant(variants: Mapping[str, Callable[[], ConfigDict]], name: str) -> ConfigDict:
     """The variant of a config called `name`, for the `get_config` of a config file."""
     if name not in variants:
-        raise ValueError(f"no variant {name!r}; {_nearest(name, variants)}")
+        raise ValueError(f"no variant {name!r}, {_nearest(name, variants)}")
     return variants[name]()
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-    """Help for a name that is none of `names`."""
+    """Help for a name that is none of `names`, as `rnn_jax.base.unknown`, which loads JAX."""
     known = sorted(names)
     near = difflib.get_close_matches(name, known, n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    return f"{guess}expected one of: {', '.join(known)}"
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"known: {', '.join(known)}{hint}"
 
 
 class _ConfigFile(flags.ArgumentParser):
@@ -409,7 +409,7 @@ class _ConfigFile(flags.ArgumentParser):
         file, *variant = argument.split(":", 1)
         if not Path(file).is_file():
             siblings = [str(path) for path in Path(file).parent.glob("*.py")] or ["configs/NAME.py"]
-            raise UserError(f"--config={argument}: no file {file!r}; {_nearest(file, siblings)}")
+            raise UserError(f"--config={argument}: no file {file!r}, {_nearest(file, siblings)}")
         try:
             get_config = runpy.run_path(file).get("get_config")
             config = get_config(*variant) if get_config else None
@@ -439,7 +439,7 @@ def _check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
         for part in match[1].split(".") if match else ():
             if not isinstance(node, ConfigDict) or part not in node:
                 fields = node if isinstance(node, ConfigDict) else config
-                raise UserError(f"{argument}: no field {part!r}; {_nearest(part, fields)}")
+                raise UserError(f"{argument}: no field {part!r}, {_nearest(part, fields)}")
             node = node[part]
         if match and isinstance(node, ConfigDict):
             raise UserError(f"{argument}: a group of fields; set one of: {', '.join(node)}")
@@ -503,7 +503,7 @@ def _parse_flags(argv: list[str], own: Sequence[str] = OWN_FLAGS) -> list[str]:
         if config is None and name.startswith("config."):
             raise UserError(f"--{name}: there is no --config=FILE.py before it") from None
         names = [*own, *([f"config.{name}"] if name in (config or ()) else [])]
-        raise UserError(f"unknown flag --{name}; {_nearest(name, names)}") from None
+        raise UserError(f"unknown flag --{name}, {_nearest(name, names)}") from None
     except flags.IllegalFlagValueError as error:
         argument = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
         flag = FLAGS[argument.partition("=")[0].lstrip("-")]

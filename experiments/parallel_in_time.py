@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
@@ -40,7 +39,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
     checks.at_least(config, 1, "seeds", "input_size", "iterations")
     checks.at_least(config, 2, "hidden_size")
-    checks.at_least(config, 0, "seed", "burn_in")
+    checks.seed(config)
+    checks.at_least(config, 0, "burn_in")
     checks.at_least(config, 32, "steps")
     checks.increasing(config, "gains", least=0)
     checks.increasing(config, "lengths", least=1)
@@ -142,8 +142,8 @@ def _iterations(gains: tuple[float, ...], how: Newton) -> Callable[..., dict[str
 
 
 def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
-    """Iterations against the exponent, and against the length."""
-    draw = {"iterations": _draw_iterations, "lengths": _draw_lengths}
+    """Iterations against the exponent, for each method and length."""
+    draw = {"iterations": _draw_iterations}
     return launch.Report(
         table=pd.concat(list(_rows(config, results)), ignore_index=True),
         summary=_summary(config, results),
@@ -199,19 +199,14 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def _panels(config: ml_collections.ConfigDict, title: str) -> tuple[Figure, list[Axes]]:
+def _draw_iterations(config: ml_collections.ConfigDict, results: Results) -> Figure:
+    title = "Iterations until all steps are solved (dotted: the limit)"
     figure, axes = figures.panels(len(config.methods), title=title)
+    axes[0].set_ylabel("iterations")
+    exponents = results[EXPONENTS]["lambda_1"]
     for panel, method in zip(axes, config.methods, strict=True):
         panel.set(title=METHODS[method], yscale="log")
         panel.axhline(config.iterations, color="#888888", linestyle=":", linewidth=1)
-    axes[0].set_ylabel("iterations")
-    return figure, axes
-
-
-def _draw_iterations(config: ml_collections.ConfigDict, results: Results) -> Figure:
-    figure, axes = _panels(config, "Iterations until all steps are solved (dotted: the limit)")
-    exponents = results[EXPONENTS]["lambda_1"]
-    for panel, method in zip(axes, config.methods, strict=True):
         for length, colour in figures.shades(list(config.lengths)).items():
             arrays = results[unit_of(method, length)]
             all_solved = arrays["solved"] == 1
@@ -234,27 +229,6 @@ def _draw_iterations(config: ml_collections.ConfigDict, results: Results) -> Fig
     figures.common_legend(
         figure, axes, columns=5, extra=[*keys, figures.key("not solved", **hollow)]
     )
-    return figure
-
-
-def _draw_lengths(config: ml_collections.ConfigDict, results: Results) -> Figure:
-    figure, axes = _panels(config, "Iterations against the length of the sequence")
-    for panel, method in zip(axes, config.methods, strict=True):
-        for n, (gain, colour) in enumerate(figures.shades(list(config.gains)).items()):
-            counts = [
-                results[unit_of(method, length)]["iterations"][:, n] for length in config.lengths
-            ]
-            figures.band(
-                panel,
-                np.array(config.lengths),
-                np.array(counts).T,
-                color=colour,
-                marker="o",
-                markersize=3,
-                label=f"g = {gain:g}",
-            )
-        panel.set(xlabel="steps $T$", xscale="log")
-    figures.common_legend(figure, axes, columns=8)
     return figure
 
 

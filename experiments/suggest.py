@@ -4,7 +4,8 @@ Run: python -m experiments.suggest --config=configs/suggest.py --config.run=runs
 --config.prefix="The value of the"
 
 It prints the most probable next words (or characters) with their probabilities, and a text sampled
-after the prefix. Give it the run directory of the task ``words`` or ``characters``.
+after the prefix. With --config.beam=5 also the five most probable continuations that a beam search
+finds. Give it the run directory of the task ``words`` or ``characters``.
 """
 
 import json
@@ -16,7 +17,7 @@ import pandas as pd
 
 from experiments import checks, launch, train
 from experiments.applications import model_of, problem_of, sources_of
-from experiments.generation import continued, encoded, suggestions
+from experiments.generation import continued, encoded, likeliest, suggestions
 from experiments.report import Report, show_report
 from experiments.rundir import check_sources
 from rnn_jax.tasks.language import Language
@@ -25,9 +26,9 @@ from rnn_jax.training import Checkpoints, begin
 
 def answer(config: ml_collections.ConfigDict) -> None:
     """Prints suggestions and a continuation."""
-    checks.at_least(config, 1, "count", "length")
+    checks.at_least(config, 1, "count", "length", "beam_length")
     checks.seed(config)
-    checks.at_least(config, 0, "number")
+    checks.at_least(config, 0, "number", "beam")
     checks.positive(config, "temperature")
     trained = _trained_config(Path(config.run))
     network = config.network or trained.networks[0]
@@ -57,6 +58,11 @@ def answer(config: ml_collections.ConfigDict) -> None:
     )  # fmt: skip
     glue = "" if trained.task == "characters" else " "
     notes = [f"Sampled at temperature {config.temperature:g}: {config.prefix}{glue}{text}"]
+    if config.beam:
+        likely = likeliest(
+            model, params, problem, tokens, count=config.beam_length, width=config.beam
+        )
+        notes += [f"Beam search, {p:.3g}: {config.prefix}{glue}{said}" for said, p in likely]
     show_report(Report(table, table, {}, notes))
 
 

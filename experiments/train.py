@@ -38,6 +38,7 @@ from experiments.rundir import check_sources
 from rnn_jax.base import Params
 from rnn_jax.cells import told
 from rnn_jax.tasks import Example, Problem, forecasts
+from rnn_jax.tasks.forecasting import Forecasting
 from rnn_jax.training import (
     OPTIMISERS,
     SCHEDULES,
@@ -137,7 +138,7 @@ def run_unit(
         "baselines": np.array([problem.baselines[name] for name in names], float),
         "examples": np.array(_examples(model, problem, progress, config.shown), str),
         "products": np.array([*made, *problem.notes], str),
-        **(_forecast(config, model, progress, problem) if config.task == "forecasting" else {}),
+        **(_forecast(config, model, progress, problem) if isinstance(problem, Forecasting) else {}),
     }
 
 
@@ -222,17 +223,19 @@ def _apply(model: nn.Module, params: Params, examples: Example) -> jax.Array:
 
 
 def _forecast(
-    config: ml_collections.ConfigDict, model: nn.Module, progress: Progress, problem: Problem
+    config: ml_collections.ConfigDict, model: nn.Module, progress: Progress, problem: Forecasting
 ) -> dict[str, np.ndarray]:
-    """The forecasts of the test part beside the truth, in units of the data."""
+    """The forecasts of the test part beside the truth and baselines, in units of the data."""
     outputs = _apply(model, progress.best, problem.test)
     series = series_of(config.data)
     times, truth, forecast = forecasts(series, np.asarray(outputs))
+    unit = "" if series.unit in ("", series.name) else f" ({series.unit})"
     return {
         "times": times.astype(str) if times.dtype.kind == "M" else times,
         "truth": truth,
         "forecast": forecast,
-        "quantity": np.array(f"{series.name} ({series.unit})" if series.unit else series.name),
+        "baseline_forecasts": np.array([*problem.baseline_forecasts.values()]),
+        "quantity": np.array(f"{series.name}{unit}"),
     }
 
 
@@ -286,9 +289,9 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
 
 
 def _label(network: str) -> str:
-    """A network's name as a person writes it."""
+    """A network's name as a person writes it, that of one's own cell, "module:cell", as it is."""
     cell = network.removeprefix(BOTH_WAYS)
-    name = figures.label(cell).replace("_", " ")
+    name = cell if ":" in cell else figures.label(cell).replace("_", " ")
     return f"bidirectional {name}" if cell != network else name
 
 
@@ -312,16 +315,7 @@ def draw_learning(config: ml_collections.ConfigDict, results: Results) -> Figure
         updates = np.fmax.reduce(_over_seeds(config, results, network, "updates"), axis=0)
         for axes, field in ((of_metric, "metric"), (of_norm, "log_gradient_norm")):
             _curve(axes, updates, _over_seeds(config, results, network, field), style)
-    for name, value in zip(first["baseline_names"], first["baselines"], strict=True):
-        of_metric.axhline(value, color="0.4", linestyle="--", linewidth=1)
-        of_metric.annotate(
-            str(name),
-            (1.01, value),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize="x-small",
-            color="0.3",
-        )
+    figures.levels(of_metric, dict(zip(first["baseline_names"], first["baselines"], strict=True)))
     of_metric.set(xlabel="updates", ylabel=f"{first['metric_name']}, validation set")
     of_norm.set(xlabel="updates", ylabel="ln of the largest gradient norm")
     figures.common_legend(figure, [of_metric], columns=4)
@@ -343,16 +337,27 @@ def draw_forecast(config: ml_collections.ConfigDict, results: Results) -> Figure
     network = config.networks[0]
     first = results[unit_of(network, 0)]
     times = first["times"]
+    seeds = "one seed" if config.seeds == 1 else f"{config.seeds} seeds"
+    title = f"Each value forecast from those before it: test part, {seeds}"
+    figure, (axes,) = figures.panels(1, title=title, width=8.0)
     if times.dtype.kind == "U":
         times = times.astype("datetime64[s]")
-    title = f"Each value forecast from those before it: test part, {config.seeds} seeds"
-    figure, (axes,) = figures.panels(1, title=title, width=8.0)
+        figures.date_axis(axes)
     axes.plot(times, first["truth"], color="black", marker=".", label="truth")
     colours = figures.colours(config.networks)
     for network in config.networks:
         for n, forecast in enumerate(_over_seeds(config, results, network, "forecast")):
             label = _label(network) if n == 0 else None
             axes.plot(times, forecast, color=colours[network], alpha=0.6, label=label)
+    best = np.argmin(first["baselines"])
+    axes.plot(
+        times,
+        first["baseline_forecasts"][best],
+        color="0.4",
+        linestyle="--",
+        linewidth=1.2,
+        label=f"best baseline: {first['baseline_names'][best]}",
+    )
     axes.set(ylabel=str(first["quantity"]), xlabel="time")
     figures.common_legend(figure, [axes], columns=4)
     return figure

@@ -13,7 +13,8 @@ S     the flat state, in the order of ``ravel_pytree``
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -450,3 +451,18 @@ def check_number(name: str, value: float, *, zero: bool = True) -> float:
         bound = "at least 0" if zero else "above 0"
         raise ValueError(f"{name} must be finite and {bound}, got {value}")
     return float(value)
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """What an error says of a name that is none of the known: these, and the nearest of them.
+
+    ``kind`` is "" where the error has said it before.
+
+    >>> unknown("cell", "LSMT", ["gru", "lstm"])
+    "unknown cell 'LSMT', known: gru, lstm; did you mean 'lstm'?"
+    """
+    names = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(str(name).lower(), names, n=1)
+    hint = f"; did you mean {names[near[0]]!r}?" if near else ""
+    what = f"unknown {kind}".rstrip()
+    return f"{what} {name!r}, known: {', '.join(names.values())}{hint}"

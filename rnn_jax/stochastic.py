@@ -14,7 +14,6 @@ gives a sequence its keys:
 True
 """
 
-import difflib
 import functools
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.base import Cell, Drive, Layer, Params, State, check_cells, derived
+from rnn_jax.base import Cell, Drive, Layer, Params, State, check_cells, derived, unknown
 
 
 class Keyed(NamedTuple):
@@ -242,13 +241,8 @@ def _with_zoneout(cell: Cell, rates: tuple[tuple[str, float], ...]) -> Cell:
 
 
 def _check_names(cell: str, names: Collection[str], parts: tuple[str, ...]) -> None:
-    unknown = sorted(set(names) - set(parts))
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], parts, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"with_zoneout: the state of {cell} has the parts {parts}, not {unknown}{hint}"
-        )
+    for name in sorted(set(names) - set(parts))[:1]:
+        raise ValueError(f"with_zoneout: {unknown(f'part of the state of {cell}', name, parts)}")
 
 
 def _check_units(cell: str, rates: State) -> None:

@@ -167,7 +167,7 @@ def test_seeds_that_jax_cannot_tell_apart_are_refused(name, seed):
 def test_select_variant(config):
     assert launch.select_variant({"default": lambda: config}, "default") is config
     with pytest.raises(
-        ValueError, match=r"no variant 'papr'; did you mean 'paper'\? .*: default, p"
+        ValueError, match=r"no variant 'papr', known: default, paper; did you mean 'paper'\?"
     ):
         launch.select_variant({"paper": ConfigDict, "default": ConfigDict}, "papr")
 

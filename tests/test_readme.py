@@ -9,6 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+TRAINING = re.findall(
+    r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL
+)
+DOCS = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_example_runs_and_prints_a_norm_that_float32_cannot_hold():
@@ -44,12 +48,31 @@ def test_what_the_page_on_measuring_points_at_exists():
     assert not {name for name in names - files if f"def {name}(" not in code}
 
 
-def test_the_examples_of_the_page_on_training_run(plain_jax, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def run_alone(example):
+    """The names of an example of the page on training: whoever copies one has all it needs."""
     names: dict = {}
-    page = (ROOT / "docs" / "training.md").read_text()
-    for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(compile(example, "training.md", "exec"), names)
-    assert names["logits"].shape == (8, 5)
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["0", "50", "100"]
-    assert (tmp_path / "runs" / "mine" / "100").is_dir()
+    exec(compile(example, "training.md", "exec"), names)
+    return names
+
+
+def test_the_model_of_the_page_on_training_runs(plain_jax):
+    model, _ = TRAINING
+    assert run_alone(model)["logits"].shape == (8, 5)
+
+
+@pytest.mark.slow
+def test_the_training_of_the_page_reaches_what_it_says(plain_jax, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _, training = TRAINING
+    run_alone(training)
+    *looks, accuracy = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert [step for step, _ in looks] == ["0", "100", "200", "300", "400"]
+    assert [float(looks[0][1]), float(looks[-1][1])] == pytest.approx([0.5, 1.0], abs=0.03)
+    assert float(accuracy[0]) > 0.97
+    assert (tmp_path / "runs" / "mine" / "400").is_dir()
+
+
+@pytest.mark.parametrize("page", ["README.md", "experiments/README.md", *DOCS])
+def test_commands_are_run_by_the_python_that_make_sets_up(page):
+    for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+        assert not re.findall(r"(?:^|\s)python .*", block)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import pty
 import re
@@ -132,3 +133,33 @@ def test_legends_are_as_wide_as_the_figure(labels, columns):
     assert [lefts.count(left) for left in sorted(set(lefts))] == columns
     box = legend.get_window_extent()
     assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(0.5, 0.5, 0.503), (0.503, 0.5, 0.9, 0.5), (0.0, 1.0), (0.3,), (1.0, 0.99, 0.98, 0.97, 0.0)],
+)
+def test_names_of_close_levels_stand_below_each_other(values):
+    def draw():
+        figure, (axes,) = figures.panels(1, title="")
+        axes.plot([0, 1], [0.5, 1.0])
+        figures.levels(axes, {f"baseline {n}": value for n, value in enumerate(values)})
+        return figure
+
+    figure = figures.styled(draw)()
+    figure.savefig(io.BytesIO(), dpi=figure.dpi)  # lays everything out
+    (axes,) = figure.axes
+    assert [line.get_ydata()[0] for line in axes.lines[1:]] == [*values]
+    names = sorted(axes.texts, key=lambda text: text.get_window_extent().y0)
+    boxes = [text.get_window_extent() for text in names]
+    assert all(low.y1 <= high.y0 for low, high in itertools.pairwise(boxes))
+    shown = [float(text.get_text().split()[-1]) for text in names]
+    assert shown == sorted(values)
+    assert figure.bbox.x0 <= min(box.x0 for box in boxes)
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1
+
+
+def test_names_of_distant_levels_stay_where_they_are():
+    values = np.array([3.0, 1.0, 1.5, 0.0])
+    np.testing.assert_array_equal(figures.apart(values, 0.5), values)
+    np.testing.assert_allclose(figures.apart(values, 1.0), [3, 5 / 6, 11 / 6, -1 / 6])

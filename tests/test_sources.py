@@ -405,9 +405,9 @@ def test_unknown_name():
     with pytest.raises(ValueError, match="unknown") as caught:
         source("pyton_docs", 3)
     assert str(caught.value) == (
-        f"unknown source 'pyton_docs', expected one of {known}; did you mean 'python_docs'?"
+        f"unknown source 'pyton_docs', known: {known}; did you mean 'python_docs'?"
     )
-    with pytest.raises(ValueError, match=f"^unknown source 'qqq', expected one of {known}$"):
+    with pytest.raises(ValueError, match=f"^unknown source 'qqq', known: {known}$"):
         source("qqq", 3)
 
 

@@ -172,7 +172,10 @@ def test_baselines_by_numpy(name, window):
         f"AR({order})": rmse(values),
         f"ARIMA({order_of_changes},1,0)": rmse(y[test - 1] + changes),
     }
-    assert forecasting(data, window).baselines == pytest.approx(expected, rel=1e-5)
+    problem = forecasting(data, window)
+    assert problem.baselines == pytest.approx(expected, rel=1e-5)
+    of_forecasts = {who: rmse(said) for who, said in problem.baseline_forecasts.items()}
+    assert of_forecasts == pytest.approx(expected, rel=1e-5)
 
 
 def test_measured_series_are_those_of_statsmodels():

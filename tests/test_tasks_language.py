@@ -349,8 +349,8 @@ def test_phrases_are_the_longest_from_the_end(french):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": "eng"}, "source is 'eng', no language of num2words: near ones are en"),
-        ({"target": "qqqq"}, "target is 'qqqq', no language of num2words: expected one of am, ar"),
+        ({"source": "eng"}, "source: unknown language of num2words 'eng', .* mean 'en'"),
+        ({"target": "qqqq"}, "target: unknown language of num2words 'qqqq', known: am, ar"),
         ({"source": "de"}, "source and target are both 'de', expected two languages"),
         ({"largest": 98}, "largest, count are 98, 10000, expected at least 99, 20"),
         ({"source": "am"}, r"source 'am': num2words cannot say \d+"),

@@ -1,6 +1,8 @@
 """The applications: each learns, overfits a batch, begins at its analytic loss, learns no noise."""
 
 import dataclasses
+import io
+import itertools
 import json
 import os
 import re
@@ -8,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -20,8 +23,12 @@ import pytest
 from configs.train import TASKS, get_config, smoke
 from experiments import applications, generation, launch, train
 from experiments.applications import APPLICATIONS, model_of, problem_of
-from rnn_jax.tasks.language import Language
+from experiments.generation import encoded, likeliest, read
+from rnn_jax import gru
+from rnn_jax.models import ManyToMany, Reader
+from rnn_jax.tasks.language import Language, next_symbols
 from rnn_jax.tasks.problem import Conditioned, shuffled
+from rnn_jax.tasks.vocabulary import UNKNOWN
 from rnn_jax.training import Recipe, evaluate, fit
 from rnn_jax.training.fit import make_objective
 
@@ -268,8 +275,28 @@ def test_what_diverges_ends_in_one_line(tmp_path):
     ("field", "value", "message"),
     [
         ("task", "digit", "config.task: unknown 'digit'.*did you mean 'digits'"),
-        ("networks", ("lsmt",), "config.networks: unknown cell 'lsmt'.*did you mean 'lstm'"),
-        ("networks", ("bidirectional_lsmt",), "unknown cell 'lsmt'"),
+        (
+            "networks",
+            ("lsmt",),
+            "^config.networks: unknown network 'lsmt', known: feed_forward, .*, ugrnn; did you "
+            r"mean 'lstm'\? \(a cell may have bidirectional_ before it\)$",
+        ),
+        ("networks", ("LSTM",), "unknown network 'LSTM', .* did you mean 'lstm'"),
+        (
+            "networks",
+            ("bidirectional_lsmt",),
+            "unknown network 'lsmt', .* did you mean 'lstm'.* may have bidirectional_ before it",
+        ),
+        (
+            "networks",
+            ("bidirectional_feed_forward",),
+            "^config.networks: 'bidirectional_feed_forward', expected a cell after bidirectional_",
+        ),
+        (
+            "networks",
+            ("no_module:cell",),
+            "^config.networks: unknown cell 'no_module:cell': No mod",
+        ),
         ("dropout", 1.0, "config.dropout must be a rate from 0 to below 1, got 1"),
         ("every", 7, "config.updates must be a multiple of every = 7"),
         ("optimiser", "adamm", "unknown 'adamm'.*did you mean 'adam'"),
@@ -480,14 +507,21 @@ def test_suggestions_from_a_trained_network(tmp_path, capsys):
 
     asked = suggest_config()
     asked.run, asked.prefix, asked.count = str(tmp_path / "run"), "the dog sat on", 2
+    asked.beam, asked.beam_length = 2, 3
     suggest.answer(asked)
-    rows = [line for line in capsys.readouterr().out.splitlines() if "'" in line]
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if "'" in line]
     assert "'the'" in rows[0]
+    found = [line for line in lines if line.startswith("Beam search")]
+    assert len(found) == 2
+    assert found[0].endswith(": the dog sat on the log .")
     for field, value, message in (
         ("run", str(tmp_path), "no run directory of experiments.train"),
         ("prefix", "  ", "prefix has nothing to go on from"),
         ("number", 7, "no such checkpoints"),
         ("count", 1000, "count must be between 1 and"),
+        ("beam", -1, "config.beam must be at least 0"),
+        ("beam_length", 0, "config.beam_length must be at least 1"),
     ):
         wrong = suggest_config()
         wrong.run = str(tmp_path / "run")
@@ -503,6 +537,93 @@ def test_suggestions_from_a_trained_network(tmp_path, capsys):
     (tmp_path / "run" / "sources.json").unlink()
     suggest.answer(asked)
     assert not (tmp_path / "run" / "sources.json").exists()
+
+
+def test_the_likeliest_continuations_are_those_of_all():
+    """Of every pair of words by a network of random weights, as wide a beam as there are words."""
+    problem = next_symbols("the cat sat on the mat . the dog sat too . " * 40, "word", steps=8)
+    model = ManyToMany(Reader(gru(), 8, tokens=problem.tokens), problem.output_size)
+    like = model.init(jax.random.key(0), jnp.arange(3))["params"]
+    leaves, tree = jax.tree.flatten(like)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    drawn = [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    params = jax.tree.unflatten(tree, drawn)
+    prefix = encoded(problem, "the cat")
+
+    words = encoded(problem, " ".join(problem.vocabulary.symbols))
+    allowed = [word for word in words if word > UNKNOWN]
+
+    def chances(tokens):
+        logits = np.asarray(read(model, params, tokens)[1], float)[allowed]
+        return np.exp(logits) / np.exp(logits).sum()
+
+    pairs = {
+        problem.join(problem.vocabulary.decode([one, two])): p * q
+        for one, p in zip(allowed, chances(prefix), strict=True)
+        for two, q in zip(allowed, chances([*prefix, one]), strict=True)
+    }
+    for width in (len(allowed), 1000):  # the second finds all
+        found = likeliest(model, params, problem, prefix, count=2, width=width)
+        assert len(found) == min(width, len(pairs))
+        best = sorted(pairs, key=pairs.__getitem__, reverse=True)[: len(found)]
+        np.testing.assert_allclose([p for _, p in found], [pairs[text] for text in best], rtol=1e-4)
+        assert {text: pairs[text] for text, _ in found} == pytest.approx(dict(found), rel=1e-4)
+
+
+def forecast_figure(config, times):
+    """Drawn of made-up results, and laid out."""
+    arrays = {
+        "times": times,
+        "truth": np.sin(np.arange(len(times))),
+        "forecast": np.cos(np.arange(len(times))),
+        "baseline_names": np.array(["worse", "better"]),
+        "baselines": np.array([2.0, 1.0]),
+        "baseline_forecasts": np.stack([np.full(len(times), 2.0), np.full(len(times), 1.0)]),
+        "quantity": np.array("sales"),
+    }
+    figure = train.draw_forecast(config, dict.fromkeys(train.units(config), arrays))
+    figure.savefig(io.BytesIO(), dpi=figure.dpi)
+    return figure
+
+
+def test_the_figure_of_forecasts_has_the_best_baseline_and_names_what_it_shows():
+    config = smoke("forecasting")
+    config.networks = ("lstm", "star_cell:star", "bidirectional_star_cell:star")
+    figure = forecast_figure(config, np.arange(1962, 2009))
+    assert figure.get_suptitle().endswith("test part, one seed")
+    (dashed,) = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert dashed.get_ydata().tolist() == [1.0] * 47
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "truth", "LSTM", "star_cell:star", "bidirectional star_cell:star", "best baseline: better",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["2020-02-01", "2020-12-01", "2021-06-01", "2045-01-01"])
+def test_dates_below_forecasts_do_not_touch(end):
+    days = np.arange("2020-01-01", end, dtype="datetime64[D]")
+    figure = forecast_figure(smoke("forecasting"), days.astype("datetime64[s]").astype(str))
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.get_xticklabels() if text.get_text()]
+    assert len(boxes) > 2
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize(
+    ("name", "quantity"), [("sunspots", "sunspots"), ("co2", "CO2 .* \\(ppm\\)")]
+)
+def test_saved_forecasts_are_in_units_of_the_data(name, quantity):
+    config = smoke("forecasting")
+    config.data.series = name
+    problem = problem_of(config, "lstm")
+    model = model_of(config, "lstm", problem)
+    first = jax.tree.map(lambda leaf: leaf[0], problem.test)
+    best = model.init(jax.random.key(0), first.inputs, first.mask)["params"]
+    saved = train._forecast(config, model, types.SimpleNamespace(best=best), problem)
+    assert re.fullmatch(quantity, str(saved["quantity"]))
+    errors = saved["baseline_forecasts"] - saved["truth"]
+    rmse = np.sqrt(np.mean(np.square(errors), axis=1))
+    np.testing.assert_allclose(rmse, [*problem.baselines.values()], rtol=1e-6)
 
 
 def test_the_config_of_a_run_makes_its_problem_again(tmp_path):

@@ -1,13 +1,12 @@
 """The cells, one file each, and the registry that every test, instrument and experiment reads."""
 
-import difflib
 import importlib
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rnn_jax.base import Cell
+from rnn_jax.base import Cell, unknown
 from rnn_jax.cells.antisymmetric import antisymmetric
 from rnn_jax.cells.convlstm import convlstm
 from rnn_jax.cells.cornn import CoRNNState, cornn
@@ -122,9 +121,7 @@ def lookup(name: str, options: Mapping[str, Any] | None = None) -> Cell:
     """
     found = _imported(name) if ":" in name else CELLS.get(name)
     if found is None:
-        near = difflib.get_close_matches(name, CELLS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown cell {name!r}; known: {', '.join(sorted(CELLS))}{hint}")
+        raise ValueError(unknown("cell", name, sorted(CELLS)))
     if isinstance(found, Cell):
         if options:
             raise ValueError(f"cell {name!r} takes no options, got {dict(options)}")

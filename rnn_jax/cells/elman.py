@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, HiddenState, Params, packed_project
+from rnn_jax.base import Cell, HiddenState, Params, packed_project, unknown
 from rnn_jax.schemes import packed_init
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -36,8 +36,7 @@ def activation_function(activation: str | Activation, cell: str = "elman") -> Ac
             )
         return activation
     if activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise ValueError(f"{cell}: unknown activation {activation!r}; known: {known}")
+        raise ValueError(f"{cell}: {unknown('activation', activation, ACTIVATIONS)}")
     return ACTIVATIONS[activation]
 
 

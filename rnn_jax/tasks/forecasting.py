@@ -4,6 +4,8 @@ Shapes: N values of a series, T steps of a window, M forecasts.
 """
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -20,6 +22,17 @@ TRAINING, VALIDATION = 0.70, 0.15
 """Shares of a series, from its beginning; the rest is the test."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Forecasting(Problem):
+    """A `Problem` whose baselines are forecasts, too.
+
+    Attributes:
+      baseline_forecasts: what each baseline says of the test, (M,) in units of the data, by name.
+    """
+
+    baseline_forecasts: Mapping[str, np.ndarray]
+
+
 class Forecasts(NamedTuple):
     """What a plot shows, each (M,): times, what was measured, and what was forecast for them."""
 
@@ -28,7 +41,7 @@ class Forecasts(NamedTuple):
     forecast: np.ndarray
 
 
-def forecasting(series: Series, window: int | None = None) -> Problem:
+def forecasting(series: Series, window: int | None = None) -> Forecasting:
     """Say the next value from the changes before it: many-to-one, D = 2, O = 1.
 
     The target is the change from the last value to the next, y_t - y_{t-1}, over the root mean
@@ -116,7 +129,9 @@ def forecasting(series: Series, window: int | None = None) -> Problem:
 
     training = examples(train)
     unit = f" ({series.unit})" if series.unit else ""
-    return Problem(
+    said = _baselines(series, window, fitted=train[-1] + 1, test=test)
+    rmse = lambda forecast: float(np.sqrt(np.mean(np.square(values[test] - forecast))))
+    return Forecasting(
         name=f"forecast of {series.name}",
         topology="many_to_one",
         train=training,
@@ -125,7 +140,8 @@ def forecasting(series: Series, window: int | None = None) -> Problem:
         loss=loss,
         metric=Metric(f"RMSE{unit}", measure, lambda mean: scale * mean**0.5),
         output_size=1,
-        baselines=_baselines(series, window, fitted=train[-1] + 1, test=test),
+        baselines={name: rmse(forecast) for name, forecast in said.items()},
+        baseline_forecasts=said,
         initial_loss=float(np.mean(np.square(training.target))),
         show=show,
     )
@@ -180,20 +196,16 @@ def _scale(series: Series) -> float:
     return scale
 
 
-def _baselines(series: Series, window: int, fitted: int, test: np.ndarray) -> dict[str, float]:
-    """The RMSE of simple forecasts on the test, those with parameters fitted to values[:fitted]."""
+def _baselines(series: Series, window: int, fitted: int, test: np.ndarray) -> dict[str, np.ndarray]:
+    """Simple forecasts of the test, (M,), those with parameters fitted to values[:fitted]."""
     values, last = series.values, series.values[test - 1]
-
-    def rmse(forecast: np.ndarray) -> float:
-        return float(np.sqrt(np.mean(np.square(values[test] - forecast))))
-
-    baselines = {"persistence": rmse(last)}
+    baselines = {"persistence": last}
     if series.period is not None:
-        baselines["seasonal naive"] = rmse(values[test - series.period])
+        baselines["seasonal naive"] = values[test - series.period]
     order, next_values = _autoregression(values, fitted, window + 1)
-    baselines[f"AR({order})"] = rmse(next_values[test])
+    baselines[f"AR({order})"] = next_values[test]
     order, changes = _autoregression(np.diff(values), fitted - 1, window)
-    baselines[f"ARIMA({order},1,0)"] = rmse(last + changes[test - 1])
+    baselines[f"ARIMA({order},1,0)"] = last + changes[test - 1]
     return baselines
 
 

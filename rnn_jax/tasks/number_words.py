@@ -3,7 +3,6 @@
 Shapes: N examples, S tokens of the source, U of the target, K tokens of the target's vocabulary.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from rnn_jax.base import check_positive
+from rnn_jax.base import check_positive, unknown
 from rnn_jax.tasks.metrics import exact_match
 from rnn_jax.tasks.problem import Conditioned, Metric, Problem
 from rnn_jax.tasks.task import Example, classes_loss
@@ -159,10 +158,8 @@ def _texts(name: str, language: str, numbers: Iterable[int]) -> list[str]:
     from num2words import CONVERTER_CLASSES, num2words  # type: ignore[import-untyped]
 
     if language not in CONVERTER_CLASSES:
-        near = difflib.get_close_matches(str(language).lower(), CONVERTER_CLASSES, n=3, cutoff=0.5)
-        expected = "near ones are" if near else "expected one of"
-        codes = ", ".join(near or sorted(CONVERTER_CLASSES))
-        raise ValueError(f"{name} is {language!r}, no language of num2words: {expected} {codes}")
+        codes = sorted(CONVERTER_CLASSES)
+        raise ValueError(f"{name}: {unknown('language of num2words', language, codes)}")
     texts = []
     for number in numbers:
         try:

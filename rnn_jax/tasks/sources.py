@@ -7,7 +7,6 @@ differs between them is structure in time alone.
 Shapes: T time, B batch, D features, N steps in a corpus, A distinct characters.
 """
 
-import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnn_jax.base import check_positive
+from rnn_jax.base import check_positive, unknown
 from rnn_jax.tasks.files import mostly_numbers, number_table, numbers, read_text
 
 # Draws the embedding of characters, N(0, I) for each in code point order, later standardised under
@@ -143,9 +142,7 @@ def source(name: str, size: int, path: str | os.PathLike[str] | None = None) -> 
         "file": lambda: from_file(path or "", size),
     }
     if name not in makers:
-        near = difflib.get_close_matches(name, makers, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown source {name!r}, expected one of {', '.join(makers)}{hint}")
+        raise ValueError(unknown("source", name, makers))
     if name == "file" and not path:
         raise ValueError(f"source 'file' has path {path!r}, expected the path of a file")
     return makers[name]()

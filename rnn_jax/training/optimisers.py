@@ -1,11 +1,11 @@
 """Optimisers by name: chains of optax with schedules and clipping."""
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 
 import optax
 
+from rnn_jax.base import unknown
 from rnn_jax.remedies import watch
 
 OPTIMISERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
@@ -61,9 +61,7 @@ def make_optimiser(
     """
     for field, value, names in (("optimiser", name, OPTIMISERS), ("schedule", schedule, SCHEDULES)):
         if value not in names:
-            near = difflib.get_close_matches(str(value), names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown {field} {value!r}, known: {', '.join(names)}{hint}")
+            raise ValueError(unknown(field, value, names))
     if schedule != "constant" and (updates is None or updates < 2):
         raise ValueError(f"updates must be at least 2 for schedule {schedule!r}, got {updates}")
     for field, number in (("learning_rate", learning_rate), ("clip", clip)):

@@ -15,7 +15,7 @@ Map = Callable[[jax.Array], jax.Array]
 """From and to vectors for all steps, (T, S)."""
 
 _ROUNDING = 32  # units in the last place that a residual may be left with
-_DELAY = 30  # more iterations than steps, where they are damped
+_MORE = 30  # iterations than steps
 _EASIER, _HARDER = 0.1, 10.0  # what the damping is multiplied by after a step for better, for worse
 
 
@@ -51,8 +51,7 @@ class Newton:
       damping: the first; 0 for plain Newton.
       tolerance: the largest |r_t|, relative to the largest |s_t| if that is above 1, of what counts
         as solved; None for 32 units in the last place.
-      max_iterations: None for T, after which nothing but rounding is left undone; with damping,
-        which delays, 30 more.
+      max_iterations: None for T + 30. After T nothing but rounding is left undone; damping delays.
 
     Raises:
       ValueError: for a negative or infinite damping, a tolerance not above 0, fewer than one
@@ -136,9 +135,7 @@ def _iterate(
     wrong: Map, guess: jax.Array, borders: jax.Array | None, how: Newton
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """The states, and how many iterations left which residuals: floats, as `custom_root` needs."""
-    most = how.max_iterations
-    if most is None:
-        most = len(guess) + (_DELAY if how.damping else 0)
+    most = len(guess) + _MORE if how.max_iterations is None else how.max_iterations
 
     def is_open(carry: tuple) -> jax.Array:
         done, states, residuals, _ = carry
@@ -195,7 +192,7 @@ def _solve_linear(
     """The x with x_t - J_t x_{t-1} = values_t; transposed, x_t - J_{t+1}' x_{t+1} = values_t.
 
     A diagonal that stands for the whole of J leaves something undone, for the next iteration; after
-    T of them nothing is left.
+    T of them nothing but rounding is left.
     """
     jacobians = _jacobians(linear, values, diagonal)
     if transposed and borders is not None:
@@ -203,7 +200,7 @@ def _solve_linear(
 
     def is_open(carry: tuple) -> jax.Array:
         done, solution, left = carry
-        return (done < len(values)) & jnp.any(_size(left) > _rounding(solution))
+        return (done < len(values) + _MORE) & jnp.any(_size(left) > _rounding(solution))
 
     def improve(carry: tuple) -> tuple:
         done, solution, left = carry

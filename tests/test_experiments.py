@@ -20,6 +20,7 @@ NAMES = (
     "jacobian_spectrum",
     "long_dependencies",
     "lyapunov_vs_gain",
+    "parallel_in_time",
     "parameter_sensitivity",
     "phase_diagram",
     "tied_vs_untied",
@@ -144,6 +145,30 @@ def test_the_largest_exponent_is_below_mean_field(runs):
     assert at_three[8] < at_three[16] < 0.3102
     mean_field = report.summary[report.summary["width"] == "mean field"]
     assert mean_field["lambda_1 at g = 3"].iloc[0] == "+0.3102"
+
+
+def test_iterations_follow_the_exponent(runs):
+    """Where trajectories converge as many at 80 steps as at 20, where they separate ever more."""
+    folder, report = runs("parallel_in_time")
+    arrays = saved(folder)
+    exponents = arrays["exponents/lambda_1"]
+    assert np.all(exponents[:, 0] < -0.3)
+    assert np.all(exponents[:, 1] > 0)
+    short, long = (arrays[f"newton.{steps}/iterations"] for steps in (20, 80))
+    assert np.all(long[:, 0] <= short[:, 0] + 1)
+    assert np.all(long[:, 0] < 10)
+    assert np.all(long[:, 1] > 1.5 * short[:, 1])
+    for method in ("newton", "quasi_newton", "damped"):
+        for steps in (20, 80):
+            iterations, solved, error = (
+                arrays[f"{method}.{steps}/{name}"] for name in ("iterations", "solved", "error")
+            )
+            # After n iterations n steps are solved, but for rounding, unless some were taken back.
+            least = (np.minimum(iterations, steps) - 2) / steps if method != "damped" else 0
+            assert np.all(solved >= least)
+            assert np.all(error[:, 0] < 1e-12)
+            assert np.all((solved == 1) | (iterations == 40))
+    assert report.summary["Newton (DEER), T = 20, 80"].iloc[1].endswith(">40")
 
 
 def test_powers_of_one_matrix_and_products_of_many():
@@ -298,6 +323,9 @@ def test_a_flossing_that_diverges_is_said():
         ("lyapunov_vs_gain", {"shown_gains": (7.0,)}, "shown_gains must be some of the gains"),
         ("lyapunov_vs_gain", {"widths": (1,)}, "widths must be increasing numbers from 2"),
         ("lyapunov_vs_gain", {"steps": 31}, "steps must be at least 32"),
+        ("parallel_in_time", {"methods": ("elk",)}, "methods: unknown 'elk'"),
+        ("parallel_in_time", {"lengths": (0, 5)}, "lengths must be increasing numbers from 1"),
+        ("parallel_in_time", {"damping": 0.0}, "damping must be a finite number above 0"),
     ],
 )
 def test_configurations_are_refused_by_field(name, changes, message):

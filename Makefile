@@ -24,7 +24,7 @@ gradient-norms-smoke: .venv/.experiments  ## the same in seconds, on tiny sizes
 	$(gradient_norms):smoke --workdir=runs/gradient_norms_smoke $(ARGS)
 
 NAME = gradient_norms
-benchmark: .venv/.test  ## NAME=gradient_norms, lyapunov_spectrum or training_step, beside peers
+benchmark: .venv/.test  ## NAME=gradient_norms, lyapunov_spectrum, training_step or long_sequence
 	$(python) benchmarks/$(NAME).py $(ARGS)
 
 .PHONY: test test-slow test-all doctest lint types

@@ -61,67 +61,95 @@ def grid(
     workers: Mapping[str, Worker],
     *,
     ours: Sequence[str],
-    best_of: Sequence[str],
     check: Callable[[Mapping[str, Any]], str],
+    quantities: Mapping[str, str],
+    best_of: Sequence[str] = (),
+    repeats: int = 2,
 ) -> None:
-    """The same for contenders that each time many cases, ``{case: {"ms", "first_s", ...}}``.
+    """The same for contenders that each measure many cases, ``{case: {quantity: figure, ...}}``.
 
     A ratio is that of the medians over rounds, theirs to ours, of a case that both have.
 
     Args:
       title, workers, check: as in `main`.
       ours: the contenders that the others are compared with, one after the other.
-      best_of: the contenders of which, in each case, the fastest is one more rival.
+      quantities: what is compared and what to call it, with its unit.
+      best_of: the contenders of which, in each case, the best is one more rival.
+      repeats: rounds, if the flag says nothing else.
     """
-    arguments = _arguments(title, workers, repeats=2)
+    arguments = _arguments(title, workers, repeats)
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     for number in range(arguments.repeats):
         for name, results in rounds.items():
             results.append(_run(name, None))
-        agreement = check({name: results[-1] for name, results in rounds.items()})
-        print(f"round {number + 1} of {arguments.repeats}: {agreement}", flush=True)
+        agree = check({name: results[-1] for name, results in rounds.items()})
+        print(f"round {number + 1} of {arguments.repeats}: {agree}", flush=True)
 
-    def of(quantity: str) -> dict[str, dict[str, float]]:
-        return {
-            name: {
-                case: statistics.median(cases[case][quantity] for cases in results)
-                for case in results[0]
-            }
-            for name, results in rounds.items()
-        }
-
-    ms, first = of("ms"), of("first_s")
-    for quantity in (ms, first):
-        quantity["the fastest of them"] = {
-            case: min(quantity[peer][case] for peer in best_of if case in quantity[peer])
-            for case in quantity[ours[0]]
-        }
-    ratios = {
-        f"{peer} / {own}{label}": _over_cases(quantity[peer], quantity[own])
-        for own in ours
-        for quantity, label in ((ms, ""), (first, ", first call"))
-        for peer in quantity
-        if peer not in ours
-    }
-    report = _heading(title, agreement) | {
-        "milliseconds": ms,
-        "seconds of the first call": first,
-        "ratios": ratios,
+    report = _heading(title, agree) | {
+        label: _compared(rounds, quantity, ours, best_of) for quantity, label in quantities.items()
     }
     print("\n".join(_lines_above(report)))
-    print(f"\n{'milliseconds':<30}" + "".join(f"{name[:13]:>14}" for name in workers))
-    for case in ms[ours[0]]:
-        row = (f"{ms[name][case]:>14.2f}" if case in ms[name] else f"{'-':>14}" for name in workers)
-        print(f"{case:<30}" + "".join(row))
-    print(f"\n{'ratios over cases':<54}{'geo. mean':>10}{'min':>8}{'max':>8}")
-    for name, row in ratios.items():
-        print(f"{name:<54}{row['mean']:>9.2f}x{row['min']:>7.2f}x{row['max']:>7.2f}x")
+    for label in quantities.values():
+        print("\n" + _table_of_cases(label, report[label]))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
+def _compared(
+    rounds: Mapping[str, list[dict]], quantity: str, ours: Sequence[str], best_of: Sequence[str]
+) -> dict[str, Any]:
+    figures = {
+        name: {
+            case: statistics.median(cases[case][quantity] for cases in results)
+            for case in results[0]
+        }
+        for name, results in rounds.items()
+    }
+    rivals = {name: row for name, row in figures.items() if name not in ours}
+    if best_of:
+        rivals["the best of these"] = {
+            case: min(figures[peer][case] for peer in best_of if case in figures[peer])
+            for case in figures[ours[0]]
+        }
+    return {
+        "figures": figures,
+        "ratios": {
+            f"{peer} / {own}": _over_cases(row, figures[own])
+            for own in ours
+            for peer, row in rivals.items()
+        },
+    }
+
+
+def _table_of_cases(label: str, compared: Mapping[str, Any]) -> str:
+    figures, ratios = compared["figures"], compared["ratios"]
+    cases = list(dict.fromkeys(case for row in figures.values() for case in row))
+    lines = [f"{label:<30}" + "".join(f"{name[:13]:>14}" for name in figures)]
+    for case in cases:
+        cells = (f"{row[case]:>14.2f}" if case in row else f"{'-':>14}" for row in figures.values())
+        lines.append(f"{case:<30}" + "".join(cells))
+    lines.append(f"{'  ratios over cases':<48}{'geo. mean':>10}{'min':>10}{'max':>10}")
+    for name, row in ratios.items():
+        cells = (f"{row[part]:>9.2f}x" for part in ("mean", "min", "max"))
+        lines.append(f"{name:<48}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def agreement(results: Mapping[str, dict[str, Any]], ours: str, quantities: Sequence[str]) -> str:
+    """How closely the cases of all contenders agree on quantities; ends the run above 1e-3."""
+    worst = max(
+        abs(case[quantity] / results[ours][name][quantity] - 1)
+        for cases in results.values()
+        for name, case in cases.items()
+        for quantity in quantities
+    )
+    if worst > 1e-3:
+        sys.exit(f"the contenders disagree by {worst:.1e}")
+    return f"largest relative difference of {' or '.join(quantities)} {worst:.1e}"
+
+
 def _over_cases(theirs: Mapping[str, float], ours: Mapping[str, float]) -> dict[str, float]:
-    values = [theirs[case] / ours[case] for case in theirs]
+    values = [theirs[case] / ours[case] for case in theirs if case in ours]
     mean = statistics.geometric_mean(values)
     return {"mean": mean, "min": min(values), "max": max(values)}
 

@@ -299,16 +299,7 @@ def run_torch() -> dict[str, Any]:
 
 def check(results: Mapping[str, dict[str, Any]]) -> str:
     """All contenders report the same losses and norms, to the rounding of float32 sums."""
-    ours = results["rnn_jax"]
-    worst = max(
-        abs(case[quantity] / ours[name][quantity] - 1)
-        for cases in results.values()
-        for name, case in cases.items()
-        for quantity in ("loss", "norm")
-    )
-    if worst > 1e-3:
-        raise SystemExit(f"the contenders disagree by {worst:.1e}")
-    return f"largest relative difference of a loss or gradient norm {worst:.1e}"
+    return harness.agreement(results, "rnn_jax", ("loss", "norm"))
 
 
 if __name__ == "__main__":
@@ -325,6 +316,7 @@ if __name__ == "__main__":
             "torch": run_torch,
         },
         ours=("rnn_jax", "rnn_jax, one device"),
-        best_of=("flax.linen", "flax.nnx", "haiku", "equinox", "keras"),
         check=check,
+        quantities={"ms": "milliseconds", "first_s": "seconds of the first call"},
+        best_of=("flax.linen", "flax.nnx", "haiku", "equinox", "keras"),
     )

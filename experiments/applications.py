@@ -125,7 +125,7 @@ APPLICATIONS: Mapping[str, Callable[[Data, str], Problem]] = {
 
 DATA: Mapping[str, tuple[str, ...]] = {
     "captions": ("train",),
-    "sentiment": ("path", "text", "label", "hub"),
+    "sentiment": ("path", "text", "label", "hub", "longest"),
     "forecasting": ("series", "path", "column", "time", "unit", "period", "window"),
     "characters": ("path", "steps", "limit"),
     "words": ("path", "steps", "limit"),

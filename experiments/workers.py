@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from experiments.rundir import UserError
 
 _T = TypeVar("_T")
+_WAIT = 1.0  # seconds
 Tell = Callable[..., None]
 """Takes how an item goes, in whatever terms the two sides agree on."""
 
@@ -62,7 +63,8 @@ def side_by_side(
             ours.send(next(left))
             connections.append(ours)
         while connections:
-            ready: list[Any] = wait(connections)
+            # Not for ever: a signal that came just before is answered when the wait is over.
+            ready: list[Any] = wait(connections, timeout=_WAIT)
             for connection in ready:
                 try:
                     kind, *content = connection.recv()

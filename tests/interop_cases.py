@@ -122,7 +122,8 @@ def agree(mine, theirs, given, dtype, weights, read):
         gradient = np.asarray(gradient, float)
         scale = np.linalg.norm(gradient) * np.linalg.norm(np.asarray(direction, float))
         assert scale > 0
-        assert abs(along - np.vdot(gradient, direction)) <= TOLERANCE[dtype] * scale
+        # Sums over all entries of sums over all steps, whose order depends on the processor.
+        assert abs(along - np.vdot(gradient, direction)) <= 4 * TOLERANCE[dtype] * scale
 
 
 def bits(tree):

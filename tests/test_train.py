@@ -246,7 +246,7 @@ def test_ctrl_c_waits_for_no_unit(tmp_path):
         time.sleep(0.1)
     time.sleep(5)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all processes get it
-    _, said = process.communicate(timeout=10)
+    _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert said == "train: stopped after 0 of 2 units; the same command resumes\n"
 

@@ -14,7 +14,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import harness
@@ -297,11 +297,6 @@ def run_torch() -> dict[str, Any]:
     return measured(make)
 
 
-def check(results: Mapping[str, dict[str, Any]]) -> str:
-    """All contenders report the same losses and norms, to the rounding of float32 sums."""
-    return harness.agreement(results, "rnn_jax", ("loss", "norm"))
-
-
 if __name__ == "__main__":
     harness.grid(
         __doc__.splitlines()[0],
@@ -316,7 +311,7 @@ if __name__ == "__main__":
             "torch": run_torch,
         },
         ours=("rnn_jax", "rnn_jax, one device"),
-        check=check,
+        check=functools.partial(harness.agreement, ours="rnn_jax", quantities=("loss", "norm")),
         quantities={"ms": "milliseconds", "first_s": "seconds of the first call"},
         best_of=("flax.linen", "flax.nnx", "haiku", "equinox", "keras"),
     )

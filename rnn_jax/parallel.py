@@ -113,9 +113,9 @@ def unroll_parallel(
         guess = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (length, *leaf.shape)), initial)
     else:
         check_like("guess", guess, jax.vmap(lambda _: state)(jnp.arange(length)), cell)
-    turn = (
-        (lambda tree: jax.tree.map(lambda leaf: leaf[::-1], tree)) if reverse else lambda tree: tree
-    )
+
+    def turn(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[::-1], tree) if reverse else tree
 
     def solve(state: State, given: tuple[Steps, State]) -> tuple[State, _Solved]:
         return _newton(cell, prepared, state, *given, how)

@@ -145,7 +145,7 @@ def _iterate(
         done, states, residuals, damping = carry
         jacobians = _jacobians(jax.linearize(wrong, states)[1], states, how.diagonal)
         if not how.damping:
-            states = states + _recur(jacobians, residuals, borders)
+            states = states + recur(jacobians, residuals, borders)
             return done + 1, states, -wrong(states), damping
         tried = states + _smooth(jacobians, residuals, damping)
         left = -wrong(tried)
@@ -204,7 +204,7 @@ def _solve_linear(
 
     def improve(carry: tuple) -> tuple:
         done, solution, left = carry
-        solution = solution + _recur(jacobians, left, borders, reverse=transposed)
+        solution = solution + recur(jacobians, left, borders, reverse=transposed)
         return done + 1, solution, values - linear(solution)
 
     start = jnp.zeros((), jnp.int32), jnp.zeros_like(values), values
@@ -244,25 +244,31 @@ def _transpose(a: jax.Array) -> jax.Array:
     return a if a.ndim == 2 else jnp.swapaxes(a, -1, -2)
 
 
-def _recur(
-    jacobians: jax.Array, values: jax.Array, borders: jax.Array | None, *, reverse: bool = False
+def recur(
+    a: jax.Array, b: jax.Array, borders: jax.Array | None, *, reverse: bool = False
 ) -> jax.Array:
-    """The d with d_t = J_t d_{t-1} + values_t, or in the other direction J_t d_{t+1}."""
+    """The x with x_t = a_t x_{t-1} + b_t, x_0 = 0; in reverse x_t = a_t x_{t+1} + b_t.
+
+    Of matrices a_t, or of factors, which have the shape of b_t. Nothing enters a step where there
+    is a border (T,), NaN neither.
+    """
+    of_matrices = a.ndim > b.ndim
 
     def then(first: tuple, second: tuple) -> tuple:
-        (_, a, b), (border, c, d) = first, second
+        (before, a, b), (border, c, d) = first, second
         if border is not None:  # 0 * NaN is NaN
-            a = jnp.where(_rows(border, a), 0, a)
-            b = jnp.where(_rows(border, b), 0, b)
-            border = first[0] | border
-        return border, _product(c, a), _apply(c, b) + d
+            a, b = (jnp.where(rows(border, part), jnp.zeros_like(part), part) for part in (a, b))
+            border = before | border
+        if of_matrices:
+            return border, c @ a, jnp.einsum("tij,tj->ti", c, b) + d
+        return border, c * a, c * b + d
 
-    parts = borders, jacobians, values
-    return lax.associative_scan(then, parts, reverse=reverse)[2]
+    return lax.associative_scan(then, (borders, a, b), reverse=reverse)[2]
 
 
-def _rows(flags: jax.Array, like: jax.Array) -> jax.Array:
-    return flags.reshape(-1, *(1,) * (like.ndim - 1))
+def rows(flags: jax.Array, like: jax.Array) -> jax.Array:
+    """Flags () or (T,) with as many axes as what they choose from."""
+    return flags.reshape(*flags.shape, *(1,) * (like.ndim - flags.ndim))
 
 
 class _Filtered(NamedTuple):
@@ -285,7 +291,7 @@ def _smooth(jacobians: jax.Array, residuals: jax.Array, damping: jax.Array) -> j
     gain = damping / (1 + damping)
     # Before the first step d is 0 and known: nothing comes from there.
     inner = jnp.arange(len(residuals)) > 0
-    carried = jnp.where(_rows(inner, jacobians), jacobians, 0)
+    carried = jnp.where(rows(inner, jacobians), jacobians, 0)
     back = _transpose(carried)
     filtered = lax.associative_scan(
         _filter,
@@ -304,7 +310,7 @@ def _smooth(jacobians: jax.Array, residuals: jax.Array, damping: jax.Array) -> j
     expected = _apply(ahead, mean) + jnp.concatenate([residuals[1:], jnp.zeros_like(mean[:1])])
     spread = _product(_product(ahead, variance), _transpose(ahead))
     smoother = _transpose(_product(_inverse(eye + spread), _product(ahead, variance)))
-    return _recur(smoother, mean - _apply(smoother, expected), None, reverse=True)
+    return recur(smoother, mean - _apply(smoother, expected), None, reverse=True)
 
 
 def _filter(first: _Filtered, second: _Filtered) -> _Filtered:
@@ -334,15 +340,15 @@ def _inverse(a: jax.Array) -> jax.Array:
     if a.ndim == 2:
         return 1 / a
     size = a.shape[-1]
-    rows = jnp.arange(size, dtype=jnp.int32)
+    numbers = jnp.arange(size, dtype=jnp.int32)[None]
 
     def eliminate(n: jax.Array, work: jax.Array) -> jax.Array:
-        candidates = jnp.where(rows[None] >= n, jnp.abs(work[:, :, n]), -1)
+        candidates = jnp.where(numbers >= n, jnp.abs(work[:, :, n]), -1)
         pivot = lax.argmax(candidates, 1, jnp.int32)[:, None]
-        swapped = jnp.where(rows[None] == n, pivot, jnp.where(rows[None] == pivot, n, rows[None]))
+        swapped = jnp.where(numbers == n, pivot, jnp.where(numbers == pivot, n, numbers))
         work = jnp.take_along_axis(work, swapped[:, :, None], axis=1)
         row = work[:, n] / work[:, n, n, None]
-        others = jnp.where(rows[None] == n, 0, work[:, :, n])
+        others = jnp.where(numbers == n, 0, work[:, :, n])
         work = work - others[:, :, None] * row[:, None, :]
         return work.at[:, n].set(row)
 

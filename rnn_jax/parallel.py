@@ -130,7 +130,7 @@ def unroll_parallel(
     if report:
         return state, trajectory, Convergence(jnp.max(solved.iterations), residual, right)
     last = right[0 if reverse else -1]
-    unless = lambda flags, leaf: jnp.where(_like(flags, leaf), leaf, jnp.nan)
+    unless = lambda flags, leaf: jnp.where(newton.rows(flags, leaf), leaf, jnp.nan)
     state, trajectory = (
         jax.tree.map(lambda leaf, flags=flags: unless(flags, leaf), tree)
         for flags, tree in ((last, state), (right, trajectory))
@@ -195,10 +195,7 @@ def _associative(
     b = b.at[first].add(a[first] * start)
     if steps.taps is not None:
         b = b + jax.vmap(pack)(steps.taps)
-    if steps.reset is None:
-        _, z = lax.associative_scan(_then, (a, b), reverse=reverse)
-    else:
-        _, _, z = lax.associative_scan(_then_unless_reset, (steps.reset, a, b), reverse=reverse)
+    z = newton.recur(a, b, steps.reset, reverse=reverse)
 
     states = jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), jax.vmap(cell.unpack)(z), state)
     outputs = jax.vmap(cell.read, (None, 0, 0))(params, states, drives)
@@ -216,22 +213,9 @@ METHODS: dict[str, Newton | None] = {
 """The methods that have a name."""
 
 
-def _then(first: tuple[jax.Array, ...], second: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """One affine map after another."""
-    (a, b), (c, d) = first, second
-    return c * a, c * b + d
-
-
-def _then_unless_reset(first: tuple[Any, ...], second: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same, but a reset forgets what comes first: by a choice, for 0 * NaN is NaN."""
-    (_, a, b), (reset, c, d) = first, second
-    a, b = (_where(reset, jnp.zeros_like(part), part) for part in (a, b))
-    return (first[0] | reset, *_then((a, b), (c, d)))
-
-
 def _where(flags: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
     """A choice for each time step, (T,), of rows."""
-    return jnp.where(_like(flags, first), first, second)
+    return jnp.where(newton.rows(flags, first), first, second)
 
 
 def _in_a_row(solved: jax.Array, reset: jax.Array | None) -> jax.Array:
@@ -240,8 +224,3 @@ def _in_a_row(solved: jax.Array, reset: jax.Array | None) -> jax.Array:
         reset = jnp.zeros_like(solved)
     then = lambda first, second: (first[0] | second[0], (second[0] | first[1]) & second[1])
     return lax.associative_scan(then, (reset, solved))[1]
-
-
-def _like(flags: jax.Array, values: jax.Array) -> jax.Array:
-    """Flags () or (T,) with as many axes as the values."""
-    return flags.reshape(*flags.shape, *(1,) * (values.ndim - flags.ndim))

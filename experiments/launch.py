@@ -17,18 +17,17 @@ import re
 import runpy
 import signal
 import sys
-import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags  # type: ignore[import-untyped]
 
+from experiments import stopping
 from experiments.report import Report, show_report, write_report
 from experiments.rundir import CHECKOUT, Arrays, RunDir, UserError, open_run, unit_names
 from experiments.workers import side_by_side
@@ -112,8 +111,7 @@ def main(experiment: Experiment | Command) -> NoReturn:
         sys.stdout.flush()  # here, where a reader that has gone is still caught
 
     _show_warnings(experiment.name)
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.unraisablehook = _interrupt_again
+    stopping.listen()
     try:
         own = ("config",) if isinstance(experiment, Command) else OWN_FLAGS
         app.run(start, flags_parser=functools.partial(_parse_flags, own=own))
@@ -123,37 +121,14 @@ def main(experiment: Experiment | Command) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt as stop:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, signal.SIG_IGN)  # pressed twice, it still ends in one line
-        signum = signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT
+        stopping.ignore()
+        signum = signal.SIGTERM if isinstance(stop, stopping.Terminated) else signal.SIGINT
         _exit(128 + signum, experiment.name, str(stop) or "stopped; the same command resumes")
 
 
 def _exit(code: int, name: str, message: str) -> NoReturn:
     print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, treated like Ctrl-C."""
-
-
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated
-
-
-def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Repeats a Ctrl-C that came during a callback of the garbage collector; JAX has one.
-
-    What such a callback raises is printed and dropped: the run would go on.
-    """
-    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
-        sys.__unraisablehook__(unraisable)
-        return
-    terminated = isinstance(unraisable.exc_value, _Terminated)
-    main_thread = threading.main_thread().ident
-    again = (main_thread, signal.SIGTERM if terminated else signal.SIGINT)
-    threading.Timer(0.05, signal.pthread_kill, again).start()
 
 
 def run(

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 from experiments.rundir import UserError
 
 _T = TypeVar("_T")
-_WAIT = 1.0  # seconds
 Tell = Callable[..., None]
 """Takes how an item goes, in whatever terms the two sides agree on."""
 
@@ -63,8 +62,7 @@ def side_by_side(
             ours.send(next(left))
             connections.append(ours)
         while connections:
-            # Not for ever: a signal that came just before is answered when the wait is over.
-            ready: list[Any] = wait(connections, timeout=_WAIT)
+            ready: list[Any] = wait(connections)
             for connection in ready:
                 try:
                     kind, *content = connection.recv()

@@ -19,6 +19,7 @@ every product, and moving so many arrays can cost more time than the arithmetic.
 import collections
 import functools
 import itertools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 from jax.extend import core
+from jax.interpreters import ad, batching, mlir
 
 from rnn_jax.base import Params, PyTree, State
 
@@ -254,16 +256,86 @@ def _changes(
             return jnp.broadcast_to(moved[term], (length, *moved[term].shape))
         equation = step.jaxpr.eqns[term.equation]
         other = equation.invars[1 - term.operand]
-        pair, axes = [moved[term]] * 2, [None if n == term.operand else 0 for n in (0, 1)]
-        pair[1 - term.operand] = inputs[other] if other in inputs else seen[term.equation]
-        return jax.vmap(lambda *pair: _bind(step.jaxpr, equation, pair)[0], axes)(*pair)
+        factors = inputs[other] if other in inputs else seen[term.equation]
+        return _products(equation, term.operand, moved[term], factors)
 
     return [functools.reduce(operator.add, map(change, terms)) for terms in step.maps.values()]
+
+
+def _products(
+    equation: core.JaxprEqn, operand: int, weight: jax.Array, factors: jax.Array
+) -> jax.Array:
+    """A product of ``weight``, the given operand, with the factors of every step, (T, ...)."""
+    contracting, batch = equation.params["dimension_numbers"]
+    if batch[0]:
+        dot = functools.partial(lax.dot_general_p.bind, **equation.params)
+        pair: Any = [(weight, None), (factors, 0)]
+        operands, mapped = zip(*(pair if operand == 0 else pair[::-1]), strict=True)
+        return jax.vmap(dot, mapped)(*operands)
+    summed = contracting[operand]
+    rest = [size for axis, size in enumerate(weight.shape) if axis not in summed]
+    matrix = jnp.moveaxis(weight, summed, range(len(summed)))
+    matrix = matrix.reshape(math.prod(matrix.shape[: len(summed)]), -1)
+    last = [1 + axis for axis in contracting[1 - operand]]
+    rows = jnp.moveaxis(factors, last, range(-len(last), 0))
+    rows = rows.reshape(*rows.shape[: rows.ndim - len(last)], -1)
+    values = _product.bind(
+        rows,
+        matrix,
+        precision=equation.params["precision"],
+        preferred_element_type=equation.params["preferred_element_type"],
+    )
+    values = values.reshape(*values.shape[:-1], *rest)
+    if operand == 0:  # its axes come first
+        values = jnp.moveaxis(values, range(rows.ndim - 1, values.ndim), range(1, 1 + len(rest)))
+    return values
 
 
 def _inputs(step: _Step, x: PyTree) -> list[core.Var]:
     """The variables of the input of the step."""
     return step.jaxpr.invars[len(step.jaxpr.invars) - len(jax.tree.leaves(x)) :]
+
+
+def _multiply(rows: jax.Array, matrix: jax.Array, **params: Any) -> jax.Array:
+    dims = (((rows.ndim - 1,), (0,)), ((), ()))
+    return lax.dot_general(rows, matrix, dims, **params)
+
+
+def _multiply_abstractly(rows: Any, matrix: Any, **params: Any) -> Any:
+    value = jax.eval_shape(functools.partial(_multiply, **params), rows, matrix)
+    return jax.core.ShapedArray(value.shape, value.dtype)
+
+
+def _multiply_batch(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> tuple:
+    rows, matrix = args
+    if axes[1] is not None:
+        multiply: Any = functools.partial(_multiply, **params)
+        return jax.vmap(multiply, tuple(axes))(rows, matrix), 0
+    if axes[0] == rows.ndim - 1:
+        rows, axes = jnp.moveaxis(rows, -1, 0), (0, None)
+    return _product.bind(rows, matrix, **params), axes[0]
+
+
+def _multiply_transpose_rows(g: jax.Array, rows: Any, matrix: jax.Array, **params: Any) -> Any:
+    change = lax.dot_general(g, matrix, (((g.ndim - 1,), (1,)), ((), ())), **params)
+    return change.astype(rows.aval.dtype)
+
+
+def _multiply_transpose_matrix(g: jax.Array, rows: jax.Array, matrix: Any, **params: Any) -> Any:
+    rows, g = (x.reshape(-1, x.shape[-1]) for x in (rows, g))
+    change = lax.dot_general(rows, g, (((0,), (0,)), ((), ())), **params)
+    return change.astype(matrix.aval.dtype)
+
+
+# ``rows @ matrix`` as JAX has it, but for its transpose in the matrix. That of JAX is a product
+# with contracting axes of time and batch, for which XLA writes both factors anew; here these axes
+# are one before the product, which vmap could not make them.
+_product = core.Primitive("rnn_jax_product")
+_product.def_impl(_multiply)
+_product.def_abstract_eval(_multiply_abstractly)
+mlir.register_lowering(_product, mlir.lower_fun(_multiply, multiple_results=False))
+batching.primitive_batchers[_product] = _multiply_batch
+ad.defbilinear(_product, _multiply_transpose_rows, _multiply_transpose_matrix)
 
 
 @jax.custom_jvp

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnn_jax.base import PyTree
@@ -70,17 +71,23 @@ def over_replicas(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     return run
 
 
-def over_batch(function: Callable[..., PyTree], axis: int = 0) -> Callable[..., PyTree]:
+def over_batch(
+    function: Callable[..., PyTree], axis: int = 0, devices: int | None = None
+) -> Callable[..., PyTree]:
     """Compiles a function of parameters and a batch to run with the batch divided over devices.
 
     ``function(params, *batch)`` returns means over the batch, of a loss and its gradient say. Each
-    local device computes that of its part, on the same program; the result is the mean of theirs,
-    which is that of the whole up to the order of sums. A batch that the devices do not divide is
-    divided over as many as do.
+    device computes that of its part, on the same program; the result is the mean of theirs, which
+    is that of the whole up to the order of sums. Only so many devices are used as divide the batch.
+
+    To divide costs about a millisecond on a CPU, and a product with fewer rows more per row. Unless
+    ``devices`` is given, cores are therefore used only as far as each has `WORTH_A_CORE` floating
+    point operations in matrix products; other local devices, all.
 
     Args:
       function: pure; its results are floating point.
       axis: which axis of all arrays in ``batch`` is that of the examples.
+      devices: the most to use, whatever there is to do.
 
     Raises:
       ValueError: (when called) for arrays that have not as many examples.
@@ -93,26 +100,68 @@ def over_batch(function: Callable[..., PyTree], axis: int = 0) -> Callable[..., 
     """
 
     @functools.cache
-    def over(count: int) -> Callable[..., PyTree]:
+    def over(count: int) -> Any:
         def part(params: PyTree, batch: tuple) -> PyTree:
-            return jax.lax.pmean(function(params, *batch), "batch")
+            result = function(params, *batch)
+            return jax.lax.pmean(result, "batch") if count > 1 else result
 
-        mesh = Mesh(jax.local_devices()[:count], ("batch",))
-        whole, divided = PartitionSpec(), PartitionSpec(*[None] * axis, "batch")
-        # A function of one part knows nothing of the mesh, as in `over_replicas`.
-        return jax.jit(
-            jax.shard_map(
+        if count > 1:
+            mesh = Mesh(jax.local_devices()[:count], ("batch",))
+            whole, divided = PartitionSpec(), PartitionSpec(*[None] * axis, "batch")
+            # A function of one part knows nothing of the mesh, as in `over_replicas`.
+            part = jax.shard_map(
                 part, mesh=mesh, in_specs=(whole, divided), out_specs=whole, check_vma=False
             )
-        )
+        return jax.jit(part, compiler_options=fast_compilation(jax.default_backend()))
 
-    def run(params: PyTree, *batch: PyTree) -> PyTree:
-        sizes = {np.shape(leaf)[axis] for leaf in jax.tree.leaves(batch)}
+    @functools.cache
+    def count_for(tree: Any, leaves: tuple) -> int:
+        params, batch = jax.tree.unflatten(tree, leaves)
+        sizes = {leaf.shape[axis] for leaf in jax.tree.leaves(batch)}
         if len(sizes) != 1:
             raise ValueError(f"all arrays of a batch need as many examples, got {sorted(sizes)}")
-        return over(math.gcd(*sizes, jax.local_device_count()))(params, batch)
+        most: float = min(devices or math.inf, jax.local_device_count())
+        if most > 1 and devices is None and jax.default_backend() == "cpu":
+            most = min(most, operations(over(1).trace(params, batch).jaxpr) / WORTH_A_CORE)
+        (size,) = sizes
+        return max(n for n in range(1, max(int(most), 1) + 1) if size % n == 0)
+
+    def run(params: PyTree, *batch: PyTree) -> PyTree:
+        leaves, tree = jax.tree.flatten((params, batch))
+        return over(count_for(tree, tuple(map(jax.typeof, leaves))))(params, batch)
 
     return run
+
+
+WORTH_A_CORE = 3e8
+"""Floating point operations in matrix products: some milliseconds of a core.
+
+With less, two cores took longer than one; docs/design.md has the measurements."""
+
+
+def operations(jaxpr: core.Jaxpr) -> float:
+    """Floating point operations of the matrix products in a program; a `while` counts once.
+
+    >>> ten_times = lambda h, w: jax.lax.scan(lambda h, _: (w @ h, None), h, None, 10)
+    >>> operations(jax.make_jaxpr(ten_times)(jnp.ones(4), jnp.ones((4, 4))).jaxpr)
+    320.0
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            shapes: Any = [v.aval for v in (*equation.invars, *equation.outvars)]
+            (summed, _), _ = equation.params["dimension_numbers"]
+            summed_sizes = [shapes[0].shape[n] for n in summed]
+            total += 2 * math.prod(summed_sizes) * math.prod(shapes[-1].shape)
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
+            if _is_program(inner):
+                inner = inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner
+                total += equation.params.get("length", 1) * operations(inner)
+    return total
+
+
+def _is_program(value: Any) -> bool:
+    return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
 
 
 def _take(leaf: Any, rows: np.ndarray) -> Any:

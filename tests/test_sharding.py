@@ -4,7 +4,6 @@ The number of devices is fixed when JAX starts, so each has its own process. Thi
 once the program that they run.
 """
 
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 import rnn_jax
-from rnn_jax.sharding import fast_compilation, over_batch, over_replicas
+from rnn_jax.sharding import WORTH_A_CORE, fast_compilation, over_batch, over_replicas
 
 pytestmark = pytest.mark.xdist_group("sharding")  # the processes are started once
 
@@ -48,7 +47,10 @@ def to_text(results):
 
 
 BATCHES = (6, 4, 5, 1)
-"""6 is divided by all numbers of devices, 5 and 1 by none."""
+"""6 is divided by all numbers of devices, 4 by 2 of 3, 5 and 1 by none."""
+
+
+WORTHS = (0.5, 1.9, 2.1, 3.1)
 
 
 def loss(params, xs, targets):
@@ -82,10 +84,19 @@ def main(devices):
     step = jax.value_and_grad(loss)
     for size in BATCHES:
         args = batch(size)
-        whole, divided = jax.jit(step)(*args), over_batch(step, axis=1)(*args)
+        whole, divided = jax.jit(step)(*args), over_batch(step, axis=1, devices=devices)(*args)
         apart = jax.tree.map(lambda a, b: jnp.abs(a - b).max() / jnp.abs(a).max(), whole, divided)
         used = len(divided[0].sharding.device_set)
         print(size, used, max(map(float, jax.tree.leaves(apart))))
+    for worth in WORTHS:
+        result = over_batch(products(worth))(jnp.eye(300), jnp.ones((6, 300)))
+        print(len(result.sharding.device_set))
+
+
+def products(worth):
+    """A function of as many operations as are worth so many cores, of a matrix and a batch of 6."""
+    steps = round(worth * WORTH_A_CORE / (2 * 6 * 300 * 300))
+    return lambda w, xs: jax.lax.scan(lambda xs, _: (xs @ w, None), xs, None, steps)[0].mean()
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +115,7 @@ def printed():
         output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         lines = [line.split() for line in output.splitlines()]
-        names = [*COUNTS, *(f"batch of {size}" for size in BATCHES)]
+        names = [*COUNTS, *(f"batch of {size}" for size in BATCHES), *WORTHS]
         outputs[devices] = dict(zip(names, lines, strict=True))
     return outputs
 
@@ -129,8 +140,14 @@ def test_the_number_of_devices_does_not_matter(printed, count):
 def test_a_divided_batch_has_the_gradient_of_the_whole(printed, devices, size):
     """A mean of means of equal parts; float32 sums in another order."""
     _, used, apart = printed[devices][f"batch of {size}"]
-    assert int(used) == math.gcd(size, devices)
+    assert int(used) == max(n for n in range(1, devices + 1) if size % n == 0)
     assert float(apart) < 1e-5
+
+
+@pytest.mark.parametrize("worth", WORTHS)
+@pytest.mark.parametrize("devices", DEVICES)
+def test_only_as_many_cores_are_used_as_are_worth_it(printed, devices, worth):
+    assert int(printed[devices][worth][0]) == max(1, min(devices, int(worth)))
 
 
 def test_a_batch_has_one_size():

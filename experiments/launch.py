@@ -28,8 +28,18 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags  # type: ignore[import-untyped]
 
 from experiments import stopping
+from experiments.crew import ALONE, Crew, join, supervise
 from experiments.report import Report, show_report, write_report
-from experiments.rundir import CHECKOUT, Arrays, RunDir, UserError, open_run, unit_names
+from experiments.rundir import (
+    CHECKOUT,
+    Arrays,
+    RunDir,
+    UserError,
+    check_sources,
+    join_run,
+    open_run,
+    unit_names,
+)
 from experiments.workers import side_by_side
 
 __all__ = [
@@ -45,8 +55,9 @@ __all__ = [
 ]
 
 FLAGS = flags.FLAGS
-OWN_FLAGS = ("config", "workdir", "plot_only")
+OWN_FLAGS = ("config", "workdir", "plot_only", "distributed")
 ELEMENTS = {int: "integers", float: "numbers", str: "strings"}
+_LOOK = 0.2  # seconds between looks for what other processes have finished
 _T = TypeVar("_T")
 
 
@@ -100,34 +111,53 @@ def main(experiment: Experiment | Command) -> NoReturn:
     SIGTERM, and 1 with a traceback for anything else.
     """
 
+    crew = ALONE
+
     def start(argv: Sequence[str]) -> None:
         del argv
-        if isinstance(experiment, Command) or not FLAGS.plot_only:
-            configure_jax()
+        nonlocal crew
         if isinstance(experiment, Command):
+            configure_jax()
             _blame_user(experiment.answer, FLAGS.config)
         else:
-            run(experiment, FLAGS.config, FLAGS.workdir, plot_only=FLAGS.plot_only)
+            if FLAGS.distributed:
+                if FLAGS.plot_only:
+                    raise UserError("--plot_only: one process is enough, without --distributed")
+                supervise()
+            if not FLAGS.plot_only:
+                configure_jax()
+            if FLAGS.distributed:
+                crew = join()
+            run(experiment, FLAGS.config, FLAGS.workdir, plot_only=FLAGS.plot_only, crew=crew)
         sys.stdout.flush()  # here, where a reader that has gone is still caught
 
     _show_warnings(experiment.name)
     stopping.listen()
+    code, message = 0, ""
     try:
         own = ("config",) if isinstance(experiment, Command) else OWN_FLAGS
         app.run(start, flags_parser=functools.partial(_parse_flags, own=own))
     except UserError as error:
-        _exit(2, experiment.name, str(error))
+        code, message = 2, str(error)
     except BrokenPipeError:  # whoever reads the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        code = 128 + signal.SIGPIPE
     except KeyboardInterrupt as stop:
         stopping.ignore()
         signum = signal.SIGTERM if isinstance(stop, stopping.Terminated) else signal.SIGINT
-        _exit(128 + signum, experiment.name, str(stop) or "stopped; the same command resumes")
-
-
-def _exit(code: int, name: str, message: str) -> NoReturn:
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+        code, message = 128 + signum, str(stop) or "stopped; the same command resumes"
+    except Exception:
+        if crew.count == 1:
+            raise
+        code, message = 1, traceback.format_exc()
+    if message:
+        print(
+            message if code == 1 else f"{experiment.name}: {' '.join(message.split())}",
+            file=sys.stderr,
+        )
+    if crew.count > 1:
+        sys.stderr.flush()
+        os._exit(code)  # at once: at an orderly end JAX waits for all to come to theirs
     sys.exit(code)
 
 
@@ -136,7 +166,8 @@ def run(
     config: ConfigDict,
     workdir: str | os.PathLike[str],
     plot_only: bool = False,
-) -> Report:
+    crew: Crew = ALONE,
+) -> Report | None:
     """Computes the units that `workdir` lacks, then writes and shows the report.
 
     Args:
@@ -144,9 +175,10 @@ def run(
       config: its config; a directory made with another one is refused.
       workdir: the run directory, made if it is not there.
       plot_only: compute nothing; a missing unit is an error.
+      crew: the processes that share the units.
 
     Returns:
-      The report, as written to the directory.
+      The report, as written to the directory; None where another process writes it.
 
     Raises:
       UserError: an invalid config or an unusable directory.
@@ -159,9 +191,7 @@ def run(
     sources: Mapping[str, str] = {}
     if experiment.sources and not plot_only:
         sources = _blame_user(experiment.sources, config)
-    with open_run(Path(workdir), experiment.name, config.to_dict(), create=not plot_only) as rundir:
-        if sources:
-            rundir.record_sources(sources)
+    with _opened(experiment, config, Path(workdir), sources, not plot_only, crew) as rundir:
         results: dict[str, Arrays] = {}
         for unit in units:
             arrays = rundir.load_unit(unit)
@@ -174,11 +204,16 @@ def run(
                 " the same command without it computes the others"
             )
         try:
-            if not plot_only:
+            if not plot_only and crew.leads:
                 rundir.record_start(experiment.name, config.get("seed"))
             start = time.perf_counter()
-            _compute(experiment, config, rundir, units, results)
+            _compute(experiment, config, rundir, units, results, crew)
             seconds = time.perf_counter() - start
+            if not crew.leads:
+                print(
+                    f"This process has done its part; process 0 of {crew.count} writes the report."
+                )
+                return None
             results = {unit: results[unit] for unit in units}  # the order of an unbroken run
             report = experiment.report(config, results)
             write_report(rundir, experiment.name, report, results)
@@ -192,6 +227,29 @@ def run(
         print(f"All {kept} units were there before: nothing computed, everything redrawn.")
     print(f"Figures: {rundir.path / 'figures'}")
     return report
+
+
+@contextlib.contextmanager
+def _opened(
+    experiment: Experiment,
+    config: ConfigDict,
+    path: Path,
+    sources: Mapping[str, str],
+    create: bool,
+    crew: Crew,
+) -> Generator[RunDir]:
+    """The run directory, which the first process opens for all."""
+    if crew.leads:
+        with open_run(path, experiment.name, config.to_dict(), create=create) as rundir:
+            if sources:
+                rundir.record_sources(sources)
+            crew.meet("opened")
+            yield rundir
+    else:
+        crew.meet("opened")
+        check_sources(path, sources)
+        with join_run(path, experiment.name, config.to_dict()) as rundir:
+            yield rundir
 
 
 def _blame_user(function: Callable[[ConfigDict], _T], config: ConfigDict) -> _T:
@@ -208,15 +266,19 @@ def _compute(
     rundir: RunDir,
     units: Sequence[str],
     results: dict[str, Arrays],
+    crew: Crew,
 ) -> None:
     """Adds to `results` the `units` it lacks, under a bar or, off a terminal, a line for each.
+
+    Of a crew, the first process waits for what is the others' share; they know only their own.
 
     Raises:
       UserError: of units that raise one, when all others are saved.
     """
     from rich import progress
 
-    missing = [unit for unit in units if unit not in results]
+    missing = [unit for unit in crew.share(units) if unit not in results]
+    others = [unit for unit in units if crew.leads and unit not in (*results, *missing)]
     failed: dict[str, UserError] = {}
     terminal = sys.stdout.isatty()
     bar = progress.Progress(
@@ -245,19 +307,30 @@ def _compute(
         if experiment.has_desk and len(units) > 1 and missing and _on_cpu():
             setup = functools.partial(_set_up_process, experiment.name)
             finished = side_by_side(compute, missing, rows.tell, shares=len(units), setup=setup)
+
+        def done(unit: str, arrays: Arrays, how: str) -> None:
+            results[unit] = arrays
+            bar.update(task, advance=1, description="")
+            if not terminal:
+                print(f"[{len(results)}/{len(units)}] {unit}: {how}", flush=True)
+
         with contextlib.closing(finished):
             for unit, (arrays, seconds) in finished:
                 rows.remove(unit)
                 if isinstance(arrays, UserError):
                     failed[unit] = arrays
-                    how = f"failed after {seconds:.1f} s"
+                    if not terminal:
+                        how = f"failed after {seconds:.1f} s"
+                        print(f"[{len(results)}/{len(units)}] {unit}: {how}", flush=True)
                 else:
                     rundir.save_unit(unit, arrays)
-                    results[unit] = rundir.load_unit(unit) or {}  # as a later start would find it
-                    how = f"{seconds:.1f} s"
-                    bar.update(task, advance=1, description="")
-                if not terminal:
-                    print(f"[{len(results)}/{len(units)}] {unit}: {how}", flush=True)
+                    # As a later start would find it.
+                    done(unit, rundir.load_unit(unit) or {}, f"{seconds:.1f} s")
+        while others and not failed:
+            for unit in [unit for unit in others if rundir.unit_path(unit).exists()]:
+                others.remove(unit)
+                done(unit, rundir.load_unit(unit) or {}, "computed by another process")
+            time.sleep(_LOOK if others else 0)
     if failed:
         message = str(next(iter(failed.values())))
         if len(failed) > 1:
@@ -460,6 +533,7 @@ def _define_flags(own: Sequence[str]) -> None:
     if "workdir" in own:
         flags.DEFINE_string("workdir", None, "Run directory: a new one, or one to resume.")
         flags.DEFINE_boolean("plot_only", False, "Redraw from saved results, compute nothing.")
+        flags.DEFINE_boolean("distributed", False, "Share the units with other processes.")
     for name in own:  # so that --help lists them
         FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
     FLAGS["config"].parser = _ConfigFile()

@@ -192,6 +192,19 @@ def open_run(path: Path, experiment: str, config: Mapping, *, create: bool) -> I
         yield RunDir(path)
 
 
+@contextlib.contextmanager
+def join_run(path: Path, experiment: str, config: Mapping) -> Iterator[RunDir]:
+    """The run directory that another process of the same run has opened.
+
+    Raises:
+      UserError: it is not there, as where machines have no disk in common, or has another config.
+    """
+    if not (path / "config.json").exists():
+        raise UserError(f"--workdir={path}: not seen by all processes; it must be on a shared disk")
+    _check_config(path, experiment, config)
+    yield RunDir(path)
+
+
 def _check_path(path: Path, create: bool) -> None:
     """Refuses what is no run directory before anything in it is touched."""
     try:

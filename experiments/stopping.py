@@ -12,11 +12,11 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import NoReturn
 
 __all__ = ["Terminated", "ignore", "listen"]
 
 _PATIENCE = 0.1  # seconds
+_ECHO = 1.0  # seconds in which a scheduler sends a signal to a process and to its parent
 
 
 class Terminated(KeyboardInterrupt):
@@ -26,15 +26,21 @@ class Terminated(KeyboardInterrupt):
 def listen() -> None:
     """Makes SIGINT raise `KeyboardInterrupt`, and SIGTERM `Terminated`, in this, the main thread.
 
-    A SIGINT that is ignored, as in a shell's background, stays so.
+    A SIGINT that is ignored, as in a shell's background, stays so. What comes twice within a second
+    is one.
     """
     answered = threading.Event()
     arrivals, arrived = os.pipe()
     os.set_blocking(arrived, False)
     main = threading.get_ident()
+    last = 0.0
 
-    def answer(signum: int, frame: FrameType | None) -> NoReturn:
+    def answer(signum: int, frame: FrameType | None) -> None:
+        nonlocal last
+        if answered.is_set() and time.monotonic() < last + _ECHO:
+            return
         answered.set()
+        last = time.monotonic()
         raise Terminated if signum == signal.SIGTERM else KeyboardInterrupt
 
     def dropped(unraisable: "sys.UnraisableHookArgs") -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,20 @@ def run_alone(example):
 def test_the_model_of_the_page_on_training_runs(plain_jax):
     model, _ = TRAINING
     assert run_alone(model)["logits"].shape == (8, 5)
+
+
+def test_the_example_of_the_page_on_devices_runs():
+    """In a process of its own, since it says how many devices there are."""
+    page = (ROOT / "docs" / "many_devices.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    checks = """
+alone, expected = jax.value_and_grad(loss)(params, xs)
+assert abs(float(value - alone)) < 1e-6
+difference = jax.tree.map(lambda a, b: float(abs(a - b).max()), gradient, expected)
+assert max(jax.tree.leaves(difference)) < 1e-6
+assert norms.shape == (10,) and jax.local_device_count() == 2
+"""
+    subprocess.run([sys.executable, "-c", example + checks], check=True, cwd=ROOT, timeout=120)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from rnn_jax.sharding import WORTH_A_CORE, fast_compilation, over_batch, over_re
 
 pytestmark = pytest.mark.xdist_group("sharding")  # the processes are started once
 
-DEVICES = (1, 2, 3)
+DEVICES = (1, 2, 3, 4)
 COUNTS = (1, 4)
 """Numbers of replicas: neither is a multiple of 3 devices, and 1 is fewer than 2."""
 
@@ -47,7 +47,7 @@ def to_text(results):
 
 
 BATCHES = (6, 4, 5, 1)
-"""6 is divided by all numbers of devices, 4 by 2 of 3, 5 and 1 by none."""
+"""6 is divided by 3 of 4 devices, 4 by 2 of 3, 5 and 1 by none of 2 or 3."""
 
 
 WORTHS = (0.5, 1.9, 2.1, 3.1)

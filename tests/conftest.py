@@ -1,8 +1,12 @@
 """Strict JAX for every test, and thousands of compilations in minutes; any device will do."""
 
+import fcntl
+import functools
+import importlib
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -72,6 +76,24 @@ def plain_jax():
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture(scope="session")
+def finished():
+    """The folder and the report of an experiment's smoke run, which one worker computes for all."""
+    from experiments import launch
+
+    @functools.cache
+    def run(name):
+        folder = Path(os.environ[_CACHE], "runs", name)
+        folder.parent.mkdir(exist_ok=True)
+        experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+        config = importlib.import_module(f"configs.{name}").get_config("smoke")
+        with open(folder.with_suffix(".turn"), "w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            return folder, launch.run(experiment, config, folder)  # redrawn where it is there
+
+    return run
 
 
 @pytest.fixture(autouse=True)

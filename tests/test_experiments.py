@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -40,20 +41,6 @@ def smoke(name, **changes):
     return config
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """One finished run of each, computed when first asked for."""
-    done = {}
-
-    def run(name):
-        if name not in done:
-            folder = tmp_path_factory.mktemp(name)
-            done[name] = folder, launch.run(experiment(name), smoke(name), folder)
-        return done[name]
-
-    return run
-
-
 def saved(folder):
     with np.load(folder / "arrays.npz") as arrays:
         return dict(arrays)
@@ -68,15 +55,15 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_without_one_unit_is_completed_to_the_same_bytes(name, runs, tmp_path):
-    folder, report = runs(name)
+def test_a_run_without_one_unit_is_completed_to_the_same_bytes(name, finished, tmp_path):
+    folder, report = finished(name)
     before = contents(folder)
     assert {f"figures/{figure}.png" for figure in report.figures} <= set(before)
     assert len(report.table) > 0
-    unit = sorted((folder / "units").iterdir())[0]
-    unit.unlink()
-    launch.run(experiment(name), smoke(name), folder)
-    assert contents(folder) == before
+    shutil.copytree(folder, tmp_path / "run")
+    sorted((tmp_path / "run/units").iterdir())[0].unlink()
+    launch.run(experiment(name), smoke(name), tmp_path / "run")
+    assert contents(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,9 +75,9 @@ def test_every_variant_is_valid_and_names_its_units(name, variant):
     assert len(set(units)) == len(units) > 0
 
 
-def test_bifurcations_are_where_theory_says(runs):
+def test_bifurcations_are_where_theory_says(finished):
     """A9, A11: by bisection on the number of fixed points, to the digits that the pair leaves."""
-    folder, _ = runs("bifurcation")
+    folder, _ = finished("bifurcation")
     arrays = saved(folder)
     for unit in ("sigmoid-5", "tanh-2"):
         np.testing.assert_allclose(
@@ -123,9 +110,9 @@ def test_the_wall_stands_at_the_saddle_node():
     assert abs(arrays["biases"][bias] - lower) < 0.05
 
 
-def test_networks_cut_open_decay_as_their_gates(runs):
+def test_networks_cut_open_decay_as_their_gates(finished):
     """A20, A22: without recurrent kernels the direct path is the whole gradient of the memory."""
-    folder, report = runs("forget_bias")
+    folder, report = finished("forget_bias")
     arrays = saved(folder)
     for bias in ("0", "3"):
         cut = arrays[f"gru.{bias}/without recurrent kernels"]
@@ -135,9 +122,9 @@ def test_networks_cut_open_decay_as_their_gates(runs):
     assert list(report.summary["ln sigmoid(b)"]) == ["-0.6931", "-0.0486"] * 2
 
 
-def test_the_largest_exponent_is_below_mean_field(runs):
+def test_the_largest_exponent_is_below_mean_field(finished):
     """B1, B4b at g = 3: small networks are less chaotic than wide ones, never more."""
-    folder, report = runs("lyapunov_vs_gain")
+    folder, report = finished("lyapunov_vs_gain")
     arrays = saved(folder)
     at_three = {
         width: arrays[f"width-{width}.variance-0/exponents"][:, -1, 0].mean() for width in (8, 16)
@@ -147,9 +134,9 @@ def test_the_largest_exponent_is_below_mean_field(runs):
     assert mean_field["lambda_1 at g = 3"].iloc[0] == "+0.3102"
 
 
-def test_iterations_follow_the_exponent(runs):
+def test_iterations_follow_the_exponent(finished):
     """Where trajectories converge as many at 80 steps as at 20, where they separate ever more."""
-    folder, report = runs("parallel_in_time")
+    folder, report = finished("parallel_in_time")
     arrays = saved(folder)
     exponents = arrays["exponents/lambda_1"]
     assert np.all(exponents[:, 0] < -0.3)
@@ -182,9 +169,9 @@ def test_powers_of_one_matrix_and_products_of_many():
     assert np.all(arrays["tied"][:, -1] > arrays["untied"][:, -1] + 3)
 
 
-def test_tied_gates_forget_less_than_theory_says(runs):
+def test_tied_gates_forget_less_than_theory_says(finished):
     """B12: fresh weights decay as mean field says, the same ones at every step more slowly."""
-    folder, _ = runs("tied_vs_untied")
+    folder, _ = finished("tied_vs_untied")
     arrays = saved(folder)
     for cell in ("lstm", "gru"):
         slopes = {
@@ -196,9 +183,9 @@ def test_tied_gates_forget_less_than_theory_says(runs):
         assert slopes["tied"] > slopes["untied"] + 0.03
 
 
-def test_a_long_memory_is_sensitive(runs):
+def test_a_long_memory_is_sensitive(finished):
     """Exactly as the closed forms say where the input is one constant, in the mean elsewhere."""
-    folder, _ = runs("parameter_sensitivity")
+    folder, _ = finished("parameter_sensitivity")
     arrays = saved(folder)
     gaps = np.array(smoke("parameter_sensitivity").gaps)
     constant, white = arrays["correlation-1/sensitivity"], arrays["correlation-0/sensitivity"]
@@ -211,9 +198,9 @@ def test_a_long_memory_is_sensitive(runs):
     np.testing.assert_allclose(white.mean(axis=0), noisy, rtol=0.8)
 
 
-def test_flossing_holds_for_other_frames_and_inputs(runs):
+def test_flossing_holds_for_other_frames_and_inputs(finished):
     """C20: of the flossed exponents; 60 updates along 40 steps leave a few hundredths."""
-    folder, _ = runs("flossing")
+    folder, _ = finished("flossing")
     arrays = saved(folder)
     for count in (4, 8):
         exponents = np.abs(arrays[f"count-{count}/exponents"][..., :count])

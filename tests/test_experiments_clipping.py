@@ -25,10 +25,9 @@ def smoke(**changes):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The smoke variant, once."""
-    folder = tmp_path_factory.mktemp("clipping")
-    report = launch.run(clipping.EXPERIMENT, smoke(), folder)
+def run(finished):
+    """The smoke variant."""
+    folder, report = finished("clipping")
     with np.load(folder / "arrays.npz") as arrays:
         return report, dict(arrays)
 

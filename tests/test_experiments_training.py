@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from configs import trained_vs_initial as configs
-from experiments import launch, training
 from experiments import trained_vs_initial as experiment
+from experiments import training
 from rnn_jax import elman, schemes, unroll
 from rnn_jax.tasks import adding, characters, python_docs_text
 
@@ -20,10 +20,9 @@ def smoke(**changes):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The smoke variant, once."""
-    folder = tmp_path_factory.mktemp("trained_vs_initial")
-    report = launch.run(experiment.EXPERIMENT, smoke(), folder)
+def run(finished):
+    """The smoke variant."""
+    folder, report = finished("trained_vs_initial")
     with np.load(folder / "arrays.npz") as arrays:
         return report, dict(arrays)
 

@@ -41,10 +41,9 @@ def only(task, length, cell, **changes):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The smoke variant, once."""
-    folder = tmp_path_factory.mktemp("long_dependencies")
-    report = launch.run(experiment.EXPERIMENT, smoke(), folder)
+def run(finished):
+    """The smoke variant."""
+    folder, report = finished("long_dependencies")
     with np.load(folder / "arrays.npz") as arrays:
         return folder, report, dict(arrays)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from rnn_jax.cells import CELLS
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 TRAINING = re.findall(
@@ -26,10 +28,17 @@ def test_example_runs_and_prints_a_norm_that_float32_cannot_hold():
     assert -500 < float(printed.getvalue()) < -300
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\(([^)]+)\)|`((?:\w+/)+\w*\.\w+)`", README))
-def test_files_that_it_names_exist(path):
-    (name,) = filter(None, path)
-    assert (ROOT / name).exists()
+LINKS = re.findall(r"\]\(((?!https:)[^)]+)\)|src=\"([^\"]+)\"|`((?:\w+/)+\w*\.\w+)`", README)
+
+
+@pytest.mark.parametrize("link", sorted({link for found in LINKS for link in found if link}))
+def test_what_it_points_at_exists(link):
+    path, _, heading = link.partition("#")
+    page = ROOT / (path or "README.md")
+    assert page.exists()
+    if heading:
+        titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+        assert heading in [title.lower().replace(" ", "-") for title in titles]
 
 
 def test_commands_are_targets_of_the_makefile():
@@ -38,6 +47,53 @@ def test_commands_are_targets_of_the_makefile():
     assert commands
     for command in commands:
         assert f"\n{command}:" in makefile
+
+
+def rows_under(heading, page=README):
+    """The cells of the rows of the table under a heading, without its head."""
+    section = page.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"]
+    return rows[2:]
+
+
+def test_the_table_of_cells_is_the_registry_with_the_papers_of_its_files():
+    rows = rows_under("Cells")
+    listed = {}
+    for link, _, paper in rows:
+        name, path = re.fullmatch(r"\[`(\w+)`\]\((.*)\)", link).groups()
+        who, site, reference = re.fullmatch(
+            r"\[(.* \d{4})\]\(https://(arxiv.org/abs|doi.org)/(.*)\)", paper
+        ).groups()
+        source = (ROOT / path).read_text()
+        assert f"def {name}(" in source
+        assert {"arxiv.org/abs": "arXiv:", "doi.org": "doi:"}[site] + reference in source
+        assert who.split()[-1] in source  # the year
+        listed[name] = who
+    assert set(listed) == set(CELLS)
+
+
+def test_the_table_of_experiments_is_that_of_their_page():
+    page = (ROOT / "experiments/README.md").read_text()
+    known = dict(re.findall(r"^\| \[(\w+)\]\(#\w+\) \| (.*) \|$", page, re.MULTILINE))
+    configs = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"train", "suggest"}
+    rows = rows_under("Experiments")
+    assert set(known) == configs == {re.findall(r"`(\w+)`", row[1])[0] for row in rows}
+    for _, name, question, minutes in rows:
+        (name,) = re.findall(r"`(\w+)`", name)
+        assert f"{question} | {minutes}" == known[name].removesuffix(", beside other work")
+
+
+def test_the_ratios_beside_the_peers_are_those_of_the_page_that_says_how():
+    design = (ROOT / "docs/design.md").read_text()
+    names, ratios, *_ = (
+        line.strip("| ").split(" | ")
+        for line in README.split("\n## Beside the peers\n")[1].splitlines()
+        if line[:1] == "|" and "---" not in line
+    )
+    measured = {
+        row[0].split()[0]: row[1] for row in rows_under("A training step beside the peers", design)
+    }
+    assert dict(zip(names, ratios[1:], strict=True)) == {name: measured[name] for name in names}
 
 
 def test_what_the_page_on_measuring_points_at_exists():

@@ -166,3 +166,72 @@ def test_a_step_may_print(capfd):
     jax.grad(lambda w: hoist.scan(body, w, jnp.ones(2), jnp.ones((3, 2)))[0].sum())(jnp.eye(2))
     jax.effects_barrier()
     assert "h 1.0" in capfd.readouterr().out  # again where the reverse scan computes it again
+
+
+PRODUCTS = {
+    "on the right": ("i,io->o", (3,), (3, 2)),
+    "on the left": ("oi,i->o", (2, 3), (3,)),
+    "rows of a matrix": ("ri,io->ro", (4, 3), (3, 2)),
+    "columns of a matrix": ("oi,ic->oc", (2, 3), (3, 4)),
+    "two axes": ("rij,ijo->ro", (4, 3, 2), (3, 2, 5)),
+    "two axes, the other order": ("jir,oij->ro", (3, 2, 4), (5, 2, 3)),
+    "a tensor of weights": ("i,iab->ab", (3,), (3, 2, 4)),
+    "blocks": ("ki,kio->ko", (4, 3), (4, 3, 2)),
+}
+"""How a state meets its weights, and the shapes of the two."""
+
+
+@pytest.mark.parametrize("batched", ["no", "state", "weights", "both"])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_any_product_has_the_derivatives_of_the_plain_scan(name, batched):
+    """Whichever operand the weights are, and whichever of the two has a batch."""
+    formula, left, right = PRODUCTS[name]
+    weights_first = name in ("on the left", "columns of a matrix")
+    shapes = (
+        {"weights": left, "state": right} if weights_first else {"state": left, "weights": right}
+    )
+    keys = dict(zip(shapes, jax.random.split(jax.random.key(0)), strict=True))
+    size = {key: (6,) if batched in (key, "both") else () for key in shapes}
+    drawn = {key: jax.random.normal(keys[key], size[key] + shapes[key]) for key in shapes}
+    inputs = jax.random.normal(jax.random.key(1), (5, *shapes["state"]))
+
+    def loss(scanned, weights, state):
+        def body(weights, state, x):
+            pair = (weights, jnp.tanh(state)) if weights_first else (jnp.tanh(state), weights)
+            y = jnp.einsum(formula, *pair)
+            return 0.9 * state * jnp.cos(y).mean() + x, y
+
+        last, ys = scanned(body, weights, state, inputs)
+        return (last**2).sum() + jnp.sin(ys).sum()
+
+    plain = lambda body, w, h, xs: jax.lax.scan(functools.partial(body, w), h, xs)
+    axes = [0 if size[key] else None for key in ("weights", "state")]
+
+    def total(scanned, weights, state):
+        each = lambda *args: loss(scanned, *args)
+        over = jax.vmap(each, axes) if any(size.values()) else each
+        return over(weights, state).sum()
+
+    args = drawn["weights"], drawn["state"]
+    reverse = lambda scanned: jax.grad(lambda *args: total(scanned, *args), (0, 1))(*args)
+    forward = lambda scanned: jax.jvp(lambda *args: total(scanned, *args), args, args)
+    assert_close(reverse(hoist.scan), reverse(plain))
+    assert_close(forward(hoist.scan), forward(plain))
+
+
+def test_a_product_in_low_precision_keeps_the_type_of_the_weights():
+    """bfloat16 operands whose product is asked for in float32."""
+    weights = jnp.eye(3, dtype="bfloat16")
+
+    def body(w, h, x):
+        z = jax.lax.dot(h.astype("bfloat16"), w, preferred_element_type="float32")
+        return jnp.tanh(z) + x, z
+
+    start, xs = jnp.zeros(3, "float32"), jnp.ones((4, 3), "float32")
+    gradient = jax.grad(lambda w: hoist.scan(body, w, start, xs)[0].sum())(weights)
+    assert gradient.dtype == jnp.bfloat16
+    plain = lambda w: jax.lax.scan(functools.partial(body, w), start, xs)[0].sum()
+    # Two bfloat16 roundings of 2^-9 of sums of four terms.
+    np.testing.assert_allclose(
+        gradient.astype("float32"), jax.grad(plain)(weights).astype("float32"), rtol=2e-2
+    )

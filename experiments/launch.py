@@ -407,11 +407,13 @@ def configure_jax() -> None:
     """Sets up JAX for experiments; to be called before its devices are used.
 
     The cores are devices, programs compiled once are kept for the next start, and matrix products
-    are exact to the last bits everywhere: GPUs would round their factors to fewer.
+    are exact to the last bits everywhere: GPUs would round their factors to fewer. Each can be
+    chosen otherwise by JAX's own variable in the environment.
     """
     import jax
 
-    jax.config.update("jax_default_matmul_precision", "highest")
+    if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
+        jax.config.update("jax_default_matmul_precision", "highest")
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
         affinity = getattr(os, "sched_getaffinity", None)  # the cores we may use; Linux only

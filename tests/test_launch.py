@@ -425,14 +425,20 @@ print(jax.device_count(), jax.config.jax_default_matmul_precision, cached)
 
 
 @pytest.mark.parametrize(
-    ("variables", "devices", "cached"),
+    ("variables", "devices", "precision", "cached"),
     [
-        ({}, None, True),
-        ({"JAX_NUM_CPU_DEVICES": "3", "JAX_COMPILATION_CACHE_DIR": "elsewhere"}, 3, False),
-        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}, 4, True),
+        ({}, None, "highest", True),
+        (
+            {"JAX_NUM_CPU_DEVICES": "3", "JAX_COMPILATION_CACHE_DIR": "elsewhere"},
+            3,
+            "highest",
+            False,
+        ),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}, 4, "highest", True),
+        ({"JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32"}, None, "tensorfloat32", True),
     ],
 )
-def test_configure_jax(home, monkeypatch, variables, devices, cached):
+def test_configure_jax(home, monkeypatch, variables, devices, precision, cached):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     done = subprocess.run(
         [sys.executable, "-c", PROBE],
@@ -442,7 +448,7 @@ def test_configure_jax(home, monkeypatch, variables, devices, cached):
         timeout=60,
     )
     devices = devices or len(os.sched_getaffinity(0))
-    assert done.stdout == f"{devices} highest {cached}\n", done.stderr
+    assert done.stdout == f"{devices} {precision} {cached}\n", done.stderr
     assert (home / "elsewhere").exists() == (not cached)
 
 

@@ -6,8 +6,10 @@ is not finished has already is shown too, and that it is not finished.
 """
 
 import base64
+import csv
 import dataclasses
 import hashlib
+import html
 import io
 import itertools
 import json
@@ -17,13 +19,10 @@ import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from experiments.rundir import CHECKOUT, SOURCES, UserError, flatten, read_json, write_file
-
-if TYPE_CHECKING:  # imported where used: a bad flag is answered before these have loaded
-    import pandas as pd  # type: ignore[import-untyped]
 
 __all__ = ["Figure", "Run", "Summary", "Table", "page", "read_run", "read_summary", "write_page"]
 
@@ -83,8 +82,7 @@ class Run:
     summary: Summary | None
     """None as long as the run is not finished."""
     figures: Sequence[Figure] = ()
-    results: "pd.DataFrame | None" = None
-    """The texts of results.csv."""
+    results: Table | None = None
 
 
 def write_page(workdir: str, output: str | None) -> None:
@@ -186,17 +184,15 @@ def read_summary(path: Path) -> Summary:
     return Summary(title, _table(header, body), notes, figures)
 
 
-def _results(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    data = _content(path)
+def _results(path: Path) -> Table:
     try:
-        frame = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
-    except ValueError:  # of no text, no columns, or rows that are too long
+        text = _content(path).decode()
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error):
         raise _damaged(path) from None
-    if not data.endswith(b"\n") or frame.isna().any(axis=None):  # rows that are too short
+    if not text.endswith("\n") or len({len(row) for row in rows}) != 1:
         raise _damaged(path)
-    return frame
+    return _table(rows[0], rows[1:])
 
 
 def _figure(folder: Path, name: str) -> Figure:
@@ -231,8 +227,9 @@ def _words(svg: bytes) -> list[str]:
     """The titles, labels and legends of a figure by matplotlib, which notes in a comment what each
     text says that it draws as curves. Numbers along axes are left out."""
     parser = ET.XMLParser(target=ET.TreeBuilder(insert_comments=True))
-    tree = ET.fromstring(svg, parser)
-    texts = [" ".join((node.text or "").split()) for node in tree.iter(ET.Comment)]  # type: ignore[arg-type]
+    comments = ET.fromstring(svg, parser).iter(ET.Comment)  # type: ignore[arg-type]
+    # matplotlib escapes what a comment could well hold.
+    texts = [" ".join(html.unescape(comment.text or "").split()) for comment in comments]
     spoken = [text for text in texts if re.search(r"[^\W\d_]", text.replace(r"\mathdefault", ""))]
     return list(dict.fromkeys(spoken))
 
@@ -346,17 +343,23 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return Table([(name, _numeric(c)) for name, c in zip(header, columns, strict=True)], rows)
 
 
-def _shown(frame: "pd.DataFrame") -> dict[str, Any]:
+def _shown(table: Table) -> dict[str, Any]:
     """The whole table if it is small, else what each of its columns holds."""
-    size = f"{len(frame):,} rows and {len(frame.columns)} columns".replace(",", "\u202f")
-    if frame.size <= LARGEST_TABLE:
-        whole = _table(list(frame.columns), frame.to_numpy().tolist())
+    height, width = len(table.rows), len(table.columns)
+    size = f"{_grouped(height)} rows and {width} columns"
+    if height * width <= LARGEST_TABLE:
         caption = f"All of results.csv, {size}; numbers are rounded to six digits"
-        return {"whole": whole, "overview": None, "caption": caption}
-    rows = [(str(name), *_overview(frame[name].tolist())) for name in frame.columns]
-    header = ["Column", "Different values", "Values"]
+        return {"whole": table, "overview": None, "caption": caption}
+    names = [name for name, _ in table.columns]
+    columns = zip(*table.rows, strict=True)
+    rows = [(name, *_overview(column)) for name, column in zip(names, columns, strict=True)]
     caption = f"The columns of results.csv, which has {size}: too many for a page"
-    return {"whole": None, "overview": _table(header, rows), "caption": caption}
+    overview = _table(["Column", "Different values", "Values"], rows)
+    return {"whole": None, "overview": overview, "caption": caption}
+
+
+def _grouped(number: int) -> str:
+    return f"{number:,}".replace(",", "\u202f")
 
 
 def _overview(values: Sequence[str]) -> tuple[str, str]:
@@ -415,7 +418,7 @@ def _files(run: Run, folder: Path) -> list[dict[str, str]]:
         {
             "name": name if name != "units/" else f"units/ ({len(sizes)} files)",
             "link": quote(os.fsencode(os.path.relpath(base / name, origin))),
-            "bytes": f"{size:,}".replace(",", "\u202f"),
+            "bytes": _grouped(size),
         }
         for name, size in found
     ]

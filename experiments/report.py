@@ -86,7 +86,7 @@ def _markdown(frame: "pd.DataFrame") -> str:
     from rich.console import Console
 
     buffer = io.StringIO()
-    Console(file=buffer, width=10_000).print(_table(frame, _one_cell, box=MARKDOWN))
+    Console(file=buffer, width=10**9).print(_table(frame, _one_cell, box=MARKDOWN))
     return buffer.getvalue().strip()
 
 
@@ -101,7 +101,11 @@ def show_report(report: Report) -> None:
         print(_markdown(report.summary), *report.notes, sep="\n")
 
 
-if __name__ == "__main__":  # The launcher imports this module, so it is imported here.
-    from experiments import launch, report_page
+if __name__ == "__main__":
+    from experiments import launch, report_page  # here, since the launcher imports this module
 
-    launch.main(launch.Command("report", report_page.write_page, ("workdir", "output"), False))
+    launch.main(
+        launch.Command(
+            "report", report_page.write_page, flags=("workdir", "output"), uses_jax=False
+        )
+    )

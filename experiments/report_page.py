@@ -178,7 +178,7 @@ def read_summary(path: Path) -> Summary:
             first, *others = lines[slice(*outer.map)]
             note = [first.removeprefix("- "), *(line.removeprefix("  ") for line in others)]
             notes.append("\n".join(note).strip())
-    if not title:
+    if not title or not text.endswith("\n"):
         raise _damaged(path)
     header, *body = rows or [[]]
     return Summary(title, _table(header, body), notes, figures)

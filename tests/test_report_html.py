@@ -359,6 +359,13 @@ def test_what_is_written_to_the_summary_is_read_from_it(tmp_path_factory, rows, 
     assert [*summary.notes] == [*said.notes]
 
 
+def test_a_long_cell_stays_one(tmp_path):
+    frame = pd.DataFrame({"cell": ["long " * 5000, "b"], "n": [1, 2]})
+    report.write_report(RunDir(tmp_path), "toy", report.Report(frame, frame, {}), {})
+    rows = report_page.read_summary(tmp_path / "summary.md").table.rows
+    assert [[*row] for row in rows] == [[("long " * 5000).strip(), "1"], ["b", "2"]]
+
+
 # ----- text, never markup -------------------------------------------------------------------------
 
 
@@ -550,6 +557,7 @@ ANEW = "; the command of the run with --plot_only writes it anew"
         ("environment.json", b'{"starts": [3]}', "environment.json: damaged, has no list of star"),
         ("sources.json", b'"x"', "sources.json: cannot be read: expected an object in braces"),
         ("summary.md", b"", f"summary.md: damaged{ANEW}"),
+        ("summary.md", b"# toy\n\n| unit | e", f"summary.md: damaged{ANEW}"),
         ("summary.md", b"# toy \xff", f"summary.md: damaged{ANEW}"),
         ("results.csv", None, f"results.csv: missing{ANEW}"),
         ("results.csv", b"", f"results.csv: damaged{ANEW}"),

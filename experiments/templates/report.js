@@ -31,9 +31,13 @@ function makeSortable(table) {
   for (const head of table.tHead.rows[0].cells) {
     const button = document.createElement("button");
     button.type = "button";
-    button.append(...head.childNodes);
+    button.textContent = head.textContent;
     button.addEventListener("click", () => sortBy(table, head.cellIndex));
-    head.append(button);
+    // On paper a header is repeated on every page, in Chromium without its buttons.
+    const printed = document.createElement("span");
+    printed.className = "printed";
+    printed.textContent = head.textContent;
+    head.replaceChildren(button, printed);
   }
 }
 

@@ -97,11 +97,14 @@ class Experiment:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What answers at once and keeps nothing: it has no run directory."""
+    """What answers at once: it has no run directory of its own."""
 
     name: str
-    answer: Callable[[ConfigDict], None]
-    """Prints; raises a ValueError of one line for what is wrong with the config."""
+    answer: Callable[..., None]
+    """Given the values of its flags, prints; raises a ValueError of one line for what is wrong."""
+    flags: tuple[str, ...] = ("config",)
+    """Which of the flags that are defined here it has."""
+    uses_jax: bool = True
 
 
 def main(experiment: Experiment | Command) -> NoReturn:
@@ -117,8 +120,9 @@ def main(experiment: Experiment | Command) -> NoReturn:
         del argv
         nonlocal crew
         if isinstance(experiment, Command):
-            configure_jax()
-            _blame_user(experiment.answer, FLAGS.config)
+            if experiment.uses_jax:
+                configure_jax()
+            _blame_user(experiment.answer, *(FLAGS[name].value for name in experiment.flags))
         else:
             if FLAGS.distributed:
                 if FLAGS.plot_only:
@@ -135,7 +139,7 @@ def main(experiment: Experiment | Command) -> NoReturn:
     stopping.listen()
     code, message = 0, ""
     try:
-        own = ("config",) if isinstance(experiment, Command) else OWN_FLAGS
+        own = experiment.flags if isinstance(experiment, Command) else OWN_FLAGS
         app.run(start, flags_parser=functools.partial(_parse_flags, own=own))
     except UserError as error:
         code, message = 2, str(error)
@@ -205,7 +209,7 @@ def run(
             )
         try:
             if not plot_only and crew.leads:
-                rundir.record_start(experiment.name, config.get("seed"))
+                rundir.record_start(experiment.name, config.get("seed"), len(units))
             start = time.perf_counter()
             _compute(experiment, config, rundir, units, results, crew)
             seconds = time.perf_counter() - start
@@ -252,10 +256,10 @@ def _opened(
             yield rundir
 
 
-def _blame_user(function: Callable[[ConfigDict], _T], config: ConfigDict) -> _T:
+def _blame_user(function: Callable[..., _T], *values: Any) -> _T:
     """Calls what checks the config or reads the user's files; its complaint is one for the user."""
     try:
-        return function(config)
+        return function(*values)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
 
@@ -529,16 +533,21 @@ class _Elements(flags.ArgumentParser):
 
 
 def _define_flags(own: Sequence[str]) -> None:
-    config_flags.DEFINE_config_file(
-        "config", None, "Config FILE.py[:variant]; --config.FIELD=VALUE sets a field of it."
-    )
+    if "config" in own:
+        config_flags.DEFINE_config_file(
+            "config", None, "Config FILE.py[:variant]; --config.FIELD=VALUE sets a field of it."
+        )
+        FLAGS["config"].parser = _ConfigFile()
     if "workdir" in own:
-        flags.DEFINE_string("workdir", None, "Run directory: a new one, or one to resume.")
+        which = ": a new one, or one to resume" if "config" in own else " to read"
+        flags.DEFINE_string("workdir", None, f"Run directory{which}.")
+    if "output" in own:
+        flags.DEFINE_string("output", None, "FILE.html to write; else report.html in --workdir.")
+    if "plot_only" in own:
         flags.DEFINE_boolean("plot_only", False, "Redraw from saved results, compute nothing.")
         flags.DEFINE_boolean("distributed", False, "Share the units with other processes.")
     for name in own:  # so that --help lists them
         FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
-    FLAGS["config"].parser = _ConfigFile()
 
 
 def _parse_flags(argv: list[str], own: Sequence[str] = OWN_FLAGS) -> list[str]:
@@ -550,8 +559,8 @@ def _parse_flags(argv: list[str], own: Sequence[str] = OWN_FLAGS) -> list[str]:
     except SystemExit:
         raise SystemExit(0) from None  # --help and its like, after which absl exits with 1
     except flags.UnrecognizedFlagError as error:
-        name, config = error.flagname, FLAGS["config"].value
-        if config is None and name.startswith("config."):
+        name, config = error.flagname, FLAGS["config"].value if "config" in own else None
+        if "config" in own and config is None and name.startswith("config."):
             raise UserError(f"--{name}: there is no --config=FILE.py before it") from None
         names = [*own, *([f"config.{name}"] if name in (config or ()) else [])]
         raise UserError(f"unknown flag --{name}, {_nearest(name, names)}") from None
@@ -570,5 +579,7 @@ def _parse_flags(argv: list[str], own: Sequence[str] = OWN_FLAGS) -> list[str]:
             needed = " ".join(text for flag, text in expected.items() if flag in own)
             raise UserError(f"--{name} is missing; expected {needed}")
     tuples = [name for name in FLAGS if isinstance(FLAGS[name].parser, _Elements)]
-    FLAGS.config.update_from_flattened_dict({name: FLAGS[name].value for name in tuples}, "config.")
+    values = {name: FLAGS[name].value for name in tuples}
+    if "config" in own:
+        FLAGS.config.update_from_flattened_dict(values, "config.")
     return rest

@@ -1,4 +1,10 @@
-"""What an experiment says, written to its run directory and shown in the terminal."""
+"""What an experiment says, written to its run directory and shown in the terminal.
+
+    python -m experiments.report --workdir=runs/NAME [--output=FILE.html]
+
+makes one HTML file of a run directory: summary, figures, results, configuration, environment. It
+needs no other file and no network.
+"""
 
 import dataclasses
 import io
@@ -48,21 +54,30 @@ def write_report(rundir: RunDir, name: str, report: Report, results: Mapping[str
                 figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
             write_file(path / "figures" / f"{title}.{kind}", buffer.getvalue())
     parts = [f"# {name}", _markdown(report.summary)]
-    parts += ["\n".join(f"- {note}" for note in report.notes)] if report.notes else []
+    # Further lines of a note are indented, else they would begin something else.
+    lines = ["- " + note.replace("\n", "\n  ") for note in report.notes]
+    parts += ["\n".join(lines)] if lines else []
     parts += [f"![{title}](figures/{title}.png)" for title in report.figures]
     write_file(path / "summary.md", ("\n\n".join(parts) + "\n").encode())
 
 
-def _table(frame: "pd.DataFrame", **options: Any) -> "Table":
-    """A table as `rich` draws it; `options` are those of `rich.table.Table`."""
+def _table(frame: "pd.DataFrame", written: Callable[[str], str] = str, **options: Any) -> "Table":
+    """A table as `rich` draws it, each text as `written`; `options` are those of its `Table`."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*map(str, frame.columns), **options)
+    table = Table(**options)
+    for name in frame.columns:
+        table.add_column(Text(written(str(name))))  # Text: square brackets are no markup
     for row in frame.itertuples(index=False):
         cells = [f"{x:.4g}" if isinstance(x, float | np.floating) else str(x) for x in row]
-        table.add_row(*map(Text, cells))  # Text: square brackets are no markup
+        table.add_row(*(Text(written(cell)) for cell in cells))
     return table
+
+
+def _one_cell(text: str) -> str:
+    """What stays a single cell of a Markdown table."""
+    return " ".join(text.splitlines()).replace("|", r"\|")
 
 
 def _markdown(frame: "pd.DataFrame") -> str:
@@ -71,7 +86,7 @@ def _markdown(frame: "pd.DataFrame") -> str:
     from rich.console import Console
 
     buffer = io.StringIO()
-    Console(file=buffer, width=10_000).print(_table(frame, box=MARKDOWN))
+    Console(file=buffer, width=10**9).print(_table(frame, _one_cell, box=MARKDOWN))
     return buffer.getvalue().strip()
 
 
@@ -84,3 +99,13 @@ def show_report(report: Report) -> None:
         console.print(_table(report.summary), *report.notes, sep="\n")
     else:
         print(_markdown(report.summary), *report.notes, sep="\n")
+
+
+if __name__ == "__main__":
+    from experiments import launch, report_page  # here, since the launcher imports this module
+
+    launch.main(
+        launch.Command(
+            "report", report_page.write_page, flags=("workdir", "output"), uses_jax=False
+        )
+    )

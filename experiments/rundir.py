@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -108,11 +108,11 @@ class RunDir:
     def save_unit(self, unit: str, arrays: Arrays) -> None:
         write_file(self.unit_path(unit), npz_bytes(arrays))
 
-    def record_start(self, experiment: str, seed: int | None) -> None:
+    def record_start(self, experiment: str, seed: int | None, units: int) -> None:
         """Notes this start in environment.json: the first in full, later ones where they differ."""
         path = self.path / "environment.json"
-        now = environment(experiment, seed)
-        first = _read_json(path)
+        now = environment(experiment, seed) | {"units": units}
+        first = read_json(path)
         if first is None:
             first = now | {"starts": []}
         elif not isinstance(first.get("starts"), list):
@@ -223,16 +223,16 @@ def _check_path(path: Path, create: bool) -> None:
 
 def _check_config(path: Path, experiment: str, config: Mapping) -> None:
     """Refuses another experiment or config than the directory was made for."""
-    saved = _read_json(path / "config.json")
+    saved = read_json(path / "config.json")
     if saved is None:
         return
-    owner = (_read_json(path / "environment.json") or {}).get("experiment", experiment)
+    owner = (read_json(path / "environment.json") or {}).get("experiment", experiment)
     if owner != experiment:
         raise UserError(
             f"--workdir={path}: the directory of experiment {owner}, not of {experiment};"
             " choose another one"
         )
-    then, now = _flatten(saved), _flatten(json.loads(json_bytes(config)))
+    then, now = flatten(saved, "config"), flatten(json.loads(json_bytes(config)), "config")
     for field in sorted(then | now):
         before, after = then.get(field, "absent"), now.get(field, "absent")
         if before != after:
@@ -242,14 +242,14 @@ def _check_config(path: Path, experiment: str, config: Mapping) -> None:
             )
 
 
-def _flatten(tree: Any, name: str = "config") -> dict[str, str]:
+def flatten(tree: Any, name: str, dump: Callable[[Any], str] = json.dumps) -> dict[str, str]:
     """{dotted name: value as JSON} of nested dicts."""
     if not isinstance(tree, dict):
-        return {name: json.dumps(tree)}
-    return {k: v for key in tree for k, v in _flatten(tree[key], f"{name}.{key}").items()}
+        return {name: dump(tree)}
+    return {k: v for key in tree for k, v in flatten(tree[key], f"{name}.{key}", dump).items()}
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """The object in a JSON file of ours, None if there is none."""
     try:
         found = json.loads(path.read_bytes())

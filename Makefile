@@ -5,8 +5,10 @@
 PYTHON ?= python3
 ARGS =
 
-python = .venv/bin/python
-pip_install = $(python) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+venv = .venv
+constraints = constraints.txt
+python = $(venv)/bin/python
+pip_install = $(python) -m pip install --quiet --disable-pip-version-check --constraint $(constraints)
 gradient_norms = $(python) -m experiments.gradient_norms --config=configs/gradient_norms.py
 
 # The environment of the shell must not leak packages into .venv.
@@ -17,39 +19,56 @@ help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: gradient-norms gradient-norms-smoke benchmark
-gradient-norms: .venv/.experiments  ## the main job: gradient norms of RNN, LSTM and GRU
+gradient-norms: $(venv)/.experiments  ## the main job: gradient norms of RNN, LSTM and GRU
 	$(gradient_norms) --workdir=runs/gradient_norms $(ARGS)
 
-gradient-norms-smoke: .venv/.experiments  ## the same in seconds, on tiny sizes
+gradient-norms-smoke: $(venv)/.experiments  ## the same in seconds, on tiny sizes
 	$(gradient_norms):smoke --workdir=runs/gradient_norms_smoke $(ARGS)
 
 NAME = gradient_norms
-benchmark: .venv/.test  ## NAME=gradient_norms, lyapunov_spectrum, training_step or long_sequence
+benchmark: $(venv)/.test  ## NAME=gradient_norms, lyapunov_spectrum, training_step or long_sequence
 	$(python) benchmarks/$(NAME).py $(ARGS)
 
 .PHONY: test test-slow test-all doctest lint types
-test: .venv/.test  ## the quick tests
+test: $(venv)/.test  ## the quick tests
 	$(python) -m pytest -n auto --dist loadgroup -m "not slow" $(ARGS)
 
-test-slow: .venv/.test  ## the others
+test-slow: $(venv)/.test  ## the others
 	$(python) -m pytest -n auto --dist loadgroup -m slow $(ARGS)
 
-test-all: .venv/.test  ## every test, the slow ones too
+test-all: $(venv)/.test  ## every test, the slow ones too
 	$(python) -m pytest -n auto --dist loadgroup $(ARGS)
 
-doctest: .venv/.test  ## the examples in the docstrings
+doctest: $(venv)/.test  ## the examples in the docstrings
 	$(python) -m pytest -n auto --doctest-modules rnn_jax experiments $(ARGS)
 
-lint: .venv/.test  ## ruff: errors and formatting
+lint: $(venv)/.test  ## ruff: errors and formatting
 	$(python) -m ruff check
 	$(python) -m ruff format --check
 
-types: .venv/.test  ## mypy
+types: $(venv)/.test  ## mypy
 	$(python) -m mypy
 
+# Both ends of the versions that setup.cfg allows; at the upper end constraints.txt has others for
+# Python 3.12. Old libraries use what the newer ones below them deprecate.
+.PHONY: test-oldest test-newest
+test-oldest: PYTHON = python3.11
+test-oldest: .venv-oldest/constraints.txt  ## the quick tests with every lower bound, on Python 3.11
+	$(oldest) test ARGS="-W ignore::DeprecationWarning $(ARGS)"
+
+test-newest: PYTHON = python3.12
+test-newest:  ## the quick tests with the newest versions, on Python 3.12
+	$(MAKE) venv=.venv-newest PYTHON="$(PYTHON)" test
+
+oldest = $(MAKE) venv=.venv-oldest constraints=.venv-oldest/constraints.txt PYTHON="$(PYTHON)"
+.venv-oldest/constraints.txt: setup.cfg
+	$(oldest) .venv-oldest/.python
+	sed -nE 's/^    ([A-Za-z0-9-]+) >=([0-9.]+).*/\1==\2/p' setup.cfg >$@
+
 .PHONY: clean
-clean:  ## remove .venv, caches and build outputs; runs/ stays
-	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+clean:  ## remove environments, caches and build outputs; runs/ stays
+	rm -rf .venv .venv-oldest .venv-newest build dist *.egg-info
+	rm -rf .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Set-up. A stamp is written last, so what was interrupted is done again; the second stamp needs the
@@ -58,18 +77,18 @@ python_fits = $(shell "$(PYTHON)" -I -c 'import ensurepip, sys, venv; sys.exit(s
   >/dev/null 2>&1 && echo yes)
 python_says = $(shell { "$(PYTHON)" --version; } 2>&1 | head -n 1)
 
-.venv/.python:
+$(venv)/.python:
 	$(if $(python_fits),,$(error rnn_jax needs Python 3.11 or newer with venv and ensurepip (Debian: python3-venv), which "$(PYTHON)" is not ($(python_says)); to choose another: make PYTHON=python3.12))
-	"$(PYTHON)" -m venv --clear .venv
+	"$(PYTHON)" -m venv --clear $(venv)
 	@touch $@
 
-.venv/.experiments: .venv/.python setup.cfg pyproject.toml constraints.txt
-	@echo "Setting up .venv: the first time this fetches some hundred megabytes."
+$(venv)/.experiments: $(venv)/.python setup.cfg pyproject.toml $(constraints)
+	@echo "Setting up $(venv): the first time this fetches some hundred megabytes."
 	$(pip_install) setuptools
 	$(pip_install) --no-build-isolation --editable '.[experiments]'
 	@touch $@
 
-.venv/.test: .venv/.experiments
-	@echo "Setting up .venv for tests: the first time this fetches PyTorch and others."
+$(venv)/.test: $(venv)/.experiments
+	@echo "Setting up $(venv) for tests: the first time this fetches PyTorch and others."
 	$(pip_install) --no-build-isolation --editable '.[experiments,test,lint]'
 	@touch $@

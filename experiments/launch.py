@@ -113,7 +113,6 @@ def main(experiment: Experiment | Command) -> NoReturn:
     The exit code is 0, 2 for what the user can put right, 130 or 143 when stopped by Ctrl-C or
     SIGTERM, and 1 with a traceback for anything else.
     """
-
     crew = ALONE
 
     def start(argv: Sequence[str]) -> None:
@@ -149,17 +148,17 @@ def main(experiment: Experiment | Command) -> NoReturn:
     except KeyboardInterrupt as stop:
         stopping.ignore()
         signum = signal.SIGTERM if isinstance(stop, stopping.Terminated) else signal.SIGINT
-        code, message = 128 + signum, str(stop) or "stopped; the same command resumes"
+        resumes = "" if isinstance(experiment, Command) else "; the same command resumes"
+        code, message = 128 + signum, str(stop) or f"stopped{resumes}"
     except Exception:
         if crew.count == 1:
             raise
-        code, message = 1, traceback.format_exc()
+        traceback.print_exc()
+        code = 1
     if message:
-        print(
-            message if code == 1 else f"{experiment.name}: {' '.join(message.split())}",
-            file=sys.stderr,
-        )
+        print(f"{experiment.name}: {' '.join(message.split())}", file=sys.stderr)
     if crew.count > 1:
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # at once: at an orderly end JAX waits for all to come to theirs
     sys.exit(code)

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from rnn_jax import CELLS
-
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 EQUATIONS, REGISTRY, REFERENCE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -22,6 +22,8 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}, expected a readable file") from error
+    except ValueError as error:  # a NUL in the path
+        raise ValueError(f"{str(path)!r}: {error}, expected the path of a file") from error
     if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
         raise ValueError(f"{path}: not UTF-8 text but UTF-16: save it as UTF-8")
     if (offset := data.find(0)) >= 0:

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from rnn_jax.base import check_positive
+
 _T = TypeVar("_T")
 
 
@@ -32,6 +34,9 @@ class Checkpoints:
       keep: how many of the newest stay.
       read_only: change nothing in the folder, in which another process may be writing.
 
+    Raises:
+      TypeError, ValueError: for a ``keep`` that is no integer of at least 1.
+
     >>> import tempfile, jax.numpy as jnp
     >>> folder = tempfile.TemporaryDirectory()
     >>> with Checkpoints(folder.name) as checkpoints:
@@ -45,6 +50,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, keep: int = 2, *, read_only: bool = False) -> None:
         import orbax.checkpoint as ocp
 
+        check_positive("keep", keep)
         self.folder = Path(folder).absolute()
         self._ocp = ocp
         self._read_only = read_only

@@ -14,6 +14,7 @@ import numpy as np
 
 from rnn_jax.base import Params, PyTree, shown
 from rnn_jax.interop.formats import to_jax, to_numpy
+from rnn_jax.reading import readable
 
 STRUCTURE = "rnn_jax.structure"
 """The key in a file's metadata under which the nesting of the parameters stands."""
@@ -187,7 +188,7 @@ def _write(path: Path, data: bytes) -> None:
 def _read(path: PathLike) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     import safetensors
 
-    path = Path(path)  # an integer would be a file descriptor
+    path = readable(path)
     try:
         with open(path, "rb"):  # for an error that says what the matter is
             pass

@@ -78,14 +78,20 @@ class Checkpoints:
         return self.folder / str(step)
 
     def save(self, step: int, state: Any) -> None:
-        """Keeps a pytree of arrays as that of ``step``, which is after all that were saved."""
+        """Keeps a pytree of arrays as that of ``step``, which is after all that were saved.
+
+        Raises:
+          ValueError: for what cannot be written, as on a full disk; those before it stay.
+        """
         args = self._ocp.args
         known = {"sha256": digest(state), "like": _shapes(state)}
-        with _undisturbed():
-            self._manager.save(
-                step,
-                args=args.Composite(state=args.StandardSave(state), digest=args.JsonSave(known)),
-            )
+        items = args.Composite(state=args.StandardSave(state), digest=args.JsonSave(known))
+        try:
+            with _undisturbed():
+                self._manager.save(step, args=items)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{self.path(step)}: cannot be written: {reason:.1000}") from error
 
     def newest(self, like: _T) -> tuple[int, _T] | None:
         """The newest state that is whole, with its step; None if there is none.

@@ -338,6 +338,29 @@ def test_stopped_run_says_how_to_resume_and_a_running_one_is_left_alone(
     assert computed(home) == ["walk-1", "walk-2"]
 
 
+NO_FILE = "no file 'odd.py', known: (toy.py, toy_config.py|toy_config.py, toy.py); did you .*"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, NO_FILE),
+        (os.mkdir, NO_FILE),
+        (lambda path: os.symlink(path, path), NO_FILE),
+        (lambda path: path.write_bytes(b""), r"get_config\(\) must return a ConfigDict, .*"),
+        (lambda path: path.write_bytes(b"\0" * 100), "SyntaxError: source code string .*"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), r"SyntaxError: \(unicode error\) .*"),
+        (lambda path: path.write_bytes(b"x=" + b"(" * 5000), "SyntaxError: too many nested .*"),
+    ],
+    ids=["pipe", "folder", "loop", "empty", "NUL", "bytes", "deep"],
+)
+def test_what_is_no_configuration_file_is_one_line(home, make, said):
+    make(home / "odd.py")
+    with pytest.raises(launch.UserError) as told:
+        launch._ConfigFile().parse("odd.py")
+    assert re.fullmatch(f"--config=odd.py: {said}", str(told.value))
+
+
 def test_a_signal_that_comes_again_and_again_is_answered_once(home, toy, config):
     """An impatient user, or a scheduler that sends the other one soon after."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -461,7 +461,8 @@ class _ConfigFile(flags.ArgumentParser):
     def parse(self, argument: str) -> ConfigDict:
         file, *variant = argument.split(":", 1)
         if not Path(file).is_file():
-            siblings = [str(path) for path in Path(file).parent.glob("*.py")] or ["configs/NAME.py"]
+            siblings = [str(path) for path in Path(file).parent.glob("*.py") if path.is_file()]
+            siblings = siblings or ["configs/NAME.py"]
             raise UserError(f"--config={argument}: no file {file!r}, {_nearest(file, siblings)}")
         try:
             get_config = runpy.run_path(file).get("get_config")

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import stat
 import subprocess
 import sys
 import zipfile
@@ -97,7 +98,7 @@ class RunDir:
         """The arrays of a finished unit; None if it is not finished or its file is damaged."""
         path = self.unit_path(unit)
         try:
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            with open(_no_pipe(path), "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         except FileNotFoundError:
             return None
@@ -141,11 +142,11 @@ def check_sources(run: Path, sources: Mapping[str, str]) -> None:
     """
     path = run / SOURCES
     try:
-        saved = json.loads(path.read_bytes())
+        saved = json.loads(_no_pipe(path).read_bytes())
         changed = [name for name, now in sources.items() if saved.get(name, now) != now]
     except FileNotFoundError:
         return
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         raise UserError(
             f"{path}: damaged, so whether data or cells have changed since this run began is not"
             " known; delete it to go on with those of now"
@@ -249,13 +250,20 @@ def flatten(tree: Any, name: str, dump: Callable[[Any], str] = json.dumps) -> di
     return {k: v for key in tree for k, v in flatten(tree[key], f"{name}.{key}", dump).items()}
 
 
+def _no_pipe(path: Path) -> Path:
+    """The path, unless one would wait there for somebody to write."""
+    if stat.S_ISFIFO(path.stat().st_mode):
+        raise ValueError("it is a pipe")
+    return path
+
+
 def read_json(path: Path) -> Any:
     """The object in a JSON file of ours, None if there is none."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(_no_pipe(path).read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: cannot be read: expected an object in braces")

@@ -20,6 +20,7 @@ from experiments.applications import model_of, problem_of, sources_of
 from experiments.generation import continued, encoded, likeliest, suggestions
 from experiments.report import Report, show_report
 from experiments.rundir import check_sources
+from rnn_jax.reading import readable
 from rnn_jax.tasks.language import Language
 from rnn_jax.training import Checkpoints, begin
 
@@ -68,10 +69,10 @@ def answer(config: ml_collections.ConfigDict) -> None:
 
 def _trained_config(run: Path) -> ml_collections.ConfigDict:
     try:
-        saved = json.loads((run / "config.json").read_text())
-    except (OSError, ValueError) as error:
+        saved = json.loads(readable(run / "config.json").read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"config.run={run}: no run directory of experiments.train") from error
-    if "networks" not in saved or "task" not in saved:
+    if not isinstance(saved, dict) or "networks" not in saved or "task" not in saved:
         raise ValueError(f"config.run={run}: is of another experiment, expected one of train")
     return ml_collections.ConfigDict(saved)
 

@@ -14,10 +14,13 @@ S     the flat state, in the order of ``ravel_pytree``
 
 import dataclasses
 import difflib
+import functools
+import reprlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Params = Any
@@ -160,6 +163,28 @@ class Cell:
         return f"<Cell {self.name}>"
 
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def memoised(factory: Callable[_P, _T]) -> Callable[_P, _T]:
+    """`functools.cache` for what takes cells.
+
+    What cannot be hashed, such as a list of cells, is no cell: the factory itself says so.
+    """
+    cached: Any = functools.cache(factory)
+
+    @functools.wraps(factory)
+    def make(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            hash((args, *kwargs.items()))
+        except TypeError:
+            return factory(*args, **kwargs)
+        return cached(*args, **kwargs)
+
+    return make
+
+
 def derived(cell: Cell, name: str, **parts: Any) -> Cell:
     """A cell with the parts of another where nothing else is given.
 
@@ -262,7 +287,15 @@ def affine(cell: str, kernel: jax.Array, bias: jax.Array | None, x: jax.Array) -
 
     Raises:
       ValueError: if the last axis of ``x`` is not the D of the kernel; names the cell.
+      TypeError: for an ``x`` that is no array, or one of complex numbers.
     """
+    if not hasattr(x, "ndim"):
+        raise TypeError(f"{cell}: the input x must be an array, got {shown(x)}")
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{cell}: the input x is {shown(x)}, whose imaginary part would be lost; give real "
+            "and imaginary part as two features"
+        )
     if x.ndim == 0 or x.shape[-1] != kernel.shape[0]:
         raise ValueError(
             f"{cell}: the input x has shape {x.shape}; its last axis must be the "
@@ -343,6 +376,22 @@ def describe(tree: PyTree) -> str:
     return str(shapes).replace("'", "")
 
 
+def shown(value: Any) -> str:
+    """A value for an error message, in one short line; arrays by dtype and shape.
+
+    >>> shown({"kernel": np.zeros((3, 4))}), shown("lstm"), shown(range)
+    ('{kernel: float64[3, 4]}', "'lstm'", "<class 'range'>")
+    """
+    leaves = jax.tree.leaves(value)
+    if leaves and all(hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in leaves):
+        return describe(value)
+    return " ".join(_SHORT.repr(value).split())
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxother = _SHORT.maxstring = 80
+
+
 def foreign_params(cell: str, params: Params, expected: Shapes | None = None) -> ValueError:
     """The error of a cell, or a network of cells, that was given the parameters of another one."""
     shapes = jax.tree.map(np.shape, params)
@@ -374,7 +423,51 @@ def check_cells(combinator: str, *cells: Any, kinds: Any = Cell) -> None:
         if not isinstance(cell, kinds):
             layer = isinstance(cell, Layer)
             hint = "a layer has no step" if layer else "factories are called: lstm(), not lstm"
-            raise TypeError(f"{combinator}: {cell!r} is no cell ({hint})")
+            if isinstance(cell, list | tuple):
+                hint = "cells are given one by one, not in a list"
+            raise TypeError(f"{combinator}: {shown(cell)} is no cell ({hint})")
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """The argument, if it is True or False.
+
+    Raises:
+      TypeError: otherwise; names the argument and what came.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {shown(value)}")
+    return value
+
+
+def check_key(caller: str, key: Any) -> None:
+    """A random key of JAX, typed or of the old kind, and one only.
+
+    Raises:
+      TypeError, ValueError: otherwise; names the caller and what came.
+    """
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and dtype != np.uint32:
+        raise TypeError(f"{caller}: key must be a key, as jax.random.key(0) is, got {shown(key)}")
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(f"{caller}: key must be a single key, got {shown(key)}: use jax.vmap")
+
+
+def as_array(name: str, value: Any) -> jax.Array:
+    """The argument as an array of JAX.
+
+    Raises:
+      TypeError: for what is not made of numbers; names the argument and what came.
+    """
+    try:
+        return jnp.asarray(value)
+    except (OverflowError, TypeError, ValueError):
+        raise TypeError(f"{name} must be an array of numbers, got {shown(value)}") from None
+
+
+def as_arrays(name: str, tree: PyTree) -> PyTree:
+    """The leaves of the argument as arrays of JAX; the error is that of `as_array`."""
+    return jax.tree.map(lambda leaf: as_array(name, leaf), tree)
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:

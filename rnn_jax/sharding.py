@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend import core
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rnn_jax.base import PyTree
+from rnn_jax.base import PyTree, check_positive, shown
 
 
 def over_replicas(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -90,7 +90,8 @@ def over_batch(
       devices: the most to use, whatever there is to do.
 
     Raises:
-      ValueError: (when called) for arrays that have not as many examples.
+      ValueError, TypeError: for an axis that is no integer from 0, or devices that are none from 1;
+        (when called) for arrays without that axis, without or with not as many examples.
 
     >>> loss = lambda w, x, y: jnp.mean((x @ w - y) ** 2)
     >>> step = over_batch(jax.value_and_grad(loss))
@@ -98,6 +99,10 @@ def over_batch(
     >>> float(value), gradient.tolist()
     (1.0, [-1.0, -1.0])
     """
+
+    check_positive("axis", axis, zero=True)
+    if devices is not None:
+        check_positive("devices", devices)
 
     @functools.cache
     def over(count: int) -> Any:
@@ -117,9 +122,15 @@ def over_batch(
     @functools.cache
     def count_for(tree: Any, leaves: tuple) -> int:
         params, batch = jax.tree.unflatten(tree, leaves)
+        if any(len(leaf.shape) <= axis for leaf in jax.tree.leaves(batch)):
+            raise ValueError(
+                f"all arrays of a batch need examples on axis {axis}, got {shown(batch)}"
+            )
         sizes = {leaf.shape[axis] for leaf in jax.tree.leaves(batch)}
         if len(sizes) != 1:
             raise ValueError(f"all arrays of a batch need as many examples, got {sorted(sizes)}")
+        if sizes == {0}:
+            raise ValueError("a batch needs at least one example, got none")
         most: float = min(devices or math.inf, jax.local_device_count())
         if most > 1 and devices is None and jax.default_backend() == "cpu":
             most = min(most, operations(over(1).trace(params, batch).jaxpr) / WORTH_A_CORE)

@@ -14,7 +14,6 @@ gives a sequence its keys:
 True
 """
 
-import functools
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -22,7 +21,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.base import Cell, Drive, Layer, Params, State, check_cells, derived, unknown
+from rnn_jax.base import (
+    Cell,
+    Drive,
+    Layer,
+    Params,
+    State,
+    check_cells,
+    check_key,
+    derived,
+    memoised,
+    shown,
+    unknown,
+)
 
 
 class Keyed(NamedTuple):
@@ -40,7 +51,14 @@ class Keyed(NamedTuple):
 
 
 def keyed(xs: jax.Array, key: jax.Array) -> Keyed:
-    """A sequence (T, ...) with keys for each step. Batches by ``vmap``, with a key for each."""
+    """A sequence (T, ...) with keys for each step. Batches by ``vmap``, with a key for each.
+
+    Raises:
+      TypeError, ValueError: for what is no array with a time axis, or no single key.
+    """
+    check_key("keyed", key)
+    if not hasattr(xs, "shape") or not xs.shape:
+        raise TypeError(f"keyed: xs must be an array with a time axis, got {shown(xs)}")
     steps = xs.shape[0]
     of_sequence, of_steps = jax.random.split(key)
     return Keyed(xs, jnp.broadcast_to(of_sequence, (steps,)), jax.random.split(of_steps, steps))
@@ -99,7 +117,7 @@ def with_dropout(
     check_cells("with_dropout", cell)
     rates = {"input": input, "recurrent": recurrent, "output": output}
     for name, rate in rates.items():
-        _check_rate("with_dropout", name, rate)
+        check_rate("with_dropout", name, rate)
     if not isinstance(variational, bool):
         raise TypeError(f"with_dropout: variational must be a bool, got {variational!r}")
     return _with_dropout(cell, float(input), float(recurrent), float(output), variational)
@@ -112,7 +130,7 @@ class _Kept(NamedTuple):
     output: jax.Array | None
 
 
-@functools.cache
+@memoised
 def _with_dropout(
     cell: Cell, input: float, recurrent: float, output: float, variational: bool
 ) -> Cell:
@@ -180,11 +198,11 @@ def with_zoneout(cell: Cell, rates: float | Mapping[str, float]) -> Cell:
     check_cells("with_zoneout", cell)
     named = rates if isinstance(rates, Mapping) else {"": rates}
     for name, rate in named.items():
-        _check_rate("with_zoneout", name or "rates", rate)
+        check_rate("with_zoneout", name or "rates", rate)
     return _with_zoneout(cell, tuple(sorted((name, float(rate)) for name, rate in named.items())))
 
 
-@functools.cache
+@memoised
 def _with_zoneout(cell: Cell, rates: tuple[tuple[str, float], ...]) -> Cell:
     by_name = dict(rates)
 
@@ -283,7 +301,12 @@ def _fold(keys: jax.Array, number: int) -> jax.Array:
     return fold(keys)
 
 
-def _check_rate(combinator: str, name: str, rate: float) -> None:
+def check_rate(combinator: str, name: str, rate: float) -> None:
+    """A probability below 1.
+
+    Raises:
+      ValueError: otherwise; names the combinator, the argument and what came.
+    """
     number = isinstance(rate, int | float | np.integer | np.floating)
     if isinstance(rate, bool) or not number or not 0 <= rate < 1:
         raise ValueError(f"{combinator}: {name} must be a rate in [0, 1), got {rate!r}")

@@ -11,7 +11,21 @@ import numpy as np
 from jax import lax
 
 from rnn_jax import hoist as hoisting
-from rnn_jax.base import Cell, Drive, Layer, Params, PyTree, State, check_positive, describe
+from rnn_jax.base import (
+    Cell,
+    Drive,
+    Layer,
+    Params,
+    PyTree,
+    State,
+    as_array,
+    as_arrays,
+    check_bool,
+    check_positive,
+    describe,
+    foreign_params,
+    shown,
+)
 from rnn_jax.stochastic import for_cell
 
 
@@ -74,7 +88,7 @@ def length_mask(lengths: jax.typing.ArrayLike, steps: int) -> jax.Array:
         raise TypeError(f"steps must be an integer, got {steps!r}")
     if steps < 0:
         raise ValueError(f"steps must not be negative, got {steps}")
-    lengths = jnp.asarray(lengths)
+    lengths = as_array("lengths", lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.ndim > 1:
@@ -302,17 +316,19 @@ def prepare(
     """
     if not isinstance(cell, Cell):
         raise TypeError(
-            f"cell must be a Cell, got {cell!r} (factories are called: lstm(), not lstm)"
+            f"cell must be a Cell, got {shown(cell)} (factories are called: lstm(), not lstm)"
         )
-    if not isinstance(reverse, bool):
-        raise TypeError(f"reverse must be a bool, got {reverse!r}")
-    xs = jax.tree.map(jnp.asarray, for_cell(cell, xs))
+    check_bool("reverse", reverse)
+    xs = as_arrays("xs", for_cell(cell, xs))
     shapes = [leaf.shape for leaf in jax.tree.leaves(xs)]
     if () in shapes or len({shape[0] for shape in shapes}) != 1:
         raise ValueError(f"xs must have one leading time axis, got shapes {shapes}")
     length = shapes[0][0]
 
-    initial = cell.initial_state(params)
+    try:
+        initial = cell.initial_state(params)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise foreign_params(cell.name, params) from error
     state = initial if state is None else state
     check_like("state", state, initial, cell)
     mask = _check_flags("mask", mask, length)
@@ -352,6 +368,7 @@ def _scanner(
 
     The parameters come prepared: a scan differentiates what is constant in it at every step.
     """
+    check_bool("hoist", hoist)
 
     def on_drive(
         params: Params, state: State, step: tuple[Drive, Steps]
@@ -408,7 +425,7 @@ def in_segments(
 
 def check_like(name: str, got: PyTree, expected: PyTree, cell: Cell) -> None:
     """That an argument has the structure, shapes and dtypes expected."""
-    got = describe(jax.tree.map(jnp.asarray, got))
+    got = describe(as_arrays(name, got))
     if got != describe(expected):
         raise ValueError(f"{name}: the cell {cell.name} needs {describe(expected)}, got {got}")
 
@@ -416,7 +433,7 @@ def check_like(name: str, got: PyTree, expected: PyTree, cell: Cell) -> None:
 def _check_flags(name: str, flags: jax.Array | None, length: int) -> jax.Array | None:
     if flags is None:
         return None
-    flags = jnp.asarray(flags)
+    flags = as_array(name, flags)
     if flags.dtype != jnp.bool_:
         raise TypeError(f"{name} must be boolean, got {flags.dtype}")
     if flags.shape != (length,):

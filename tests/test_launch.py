@@ -21,7 +21,7 @@ import toy_experiment
 from ml_collections import ConfigDict
 from toy_experiment import GOOD, RESULTS, ROOT, check_whole, cli, command, computed, files, imported
 
-from experiments import launch
+from experiments import launch, rundir
 
 home, toy, config = toy_experiment.home, toy_experiment.toy, toy_experiment.config
 
@@ -87,7 +87,7 @@ def test_what_the_user_got_wrong_ends_in_one_line(home, args, words):
 
 SHOW_TUPLES = """
 import sys
-from experiments import launch
+from experiments import launch, rundir
 launch._parse_flags(sys.argv)
 config = launch.FLAGS.config
 print(repr([config.cells, config.lengths, config.model.gains, config.pairs]))
@@ -338,6 +338,97 @@ def test_stopped_run_says_how_to_resume_and_a_running_one_is_left_alone(
     assert computed(home) == ["walk-1", "walk-2"]
 
 
+NO_FILE = "no file 'odd.py', known: (toy.py, toy_config.py|toy_config.py, toy.py); did you .*"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, NO_FILE),
+        (os.mkdir, NO_FILE),
+        (lambda path: os.symlink(path, path), NO_FILE),
+        (lambda path: path.write_bytes(b""), r"get_config\(\) must return a ConfigDict, .*"),
+        (lambda path: path.write_bytes(b"\0" * 100), "SyntaxError: source code string .*"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), r"SyntaxError: \(unicode error\) .*"),
+        (lambda path: path.write_bytes(b"x=" + b"(" * 5000), "SyntaxError: too many nested .*"),
+    ],
+    ids=["pipe", "folder", "loop", "empty", "NUL", "bytes", "deep"],
+)
+def test_what_is_no_configuration_file_is_one_line(home, make, said):
+    make(home / "odd.py")
+    with pytest.raises(launch.UserError) as told:
+        launch._ConfigFile().parse("odd.py")
+    assert re.fullmatch(f"--config=odd.py: {said}", str(told.value))
+
+
+def test_a_signal_that_comes_again_and_again_is_answered_once(home, toy, config):
+    """An impatient user, or a scheduler that sends the other one soon after."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    child = subprocess.Popen(
+        command(*GOOD),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TOY_SECONDS": "60"},
+    )
+    with child:
+        assert "walk-0" in child.stdout.readline()
+        for signum in [signal.SIGINT, signal.SIGTERM] * 20:
+            child.send_signal(signum)
+            time.sleep(0.01)
+        _, said = child.communicate(timeout=30)
+    assert child.returncode in (130, 143)  # two that come together are delivered in any order
+    assert said == "toy: stopped after 1 of 3 units; the same command resumes\n"
+    check_whole(home / "run", units=3)
+    computed(home)
+    launch.run(toy, config, "run")
+    assert computed(home) == ["walk-1", "walk-2"]
+
+
+def test_no_room_is_one_line_and_loses_nothing(home):
+    """With a limit on the size of files: every unit fits, all of them in one file do not."""
+    args = (*GOOD, "--config.hidden_size=1000")
+    limited = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", *command(*args)]
+    for begun in (["walk-0", "walk-1", "walk-2"], []):
+        done = subprocess.run(limited, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2
+        assert done.stderr == "toy: cannot write run/arrays.npz: File too large\n"
+        assert check_whole(home / "run", units=3) == 3 + 3  # how it was begun, and the table
+        assert not list((home / "run").rglob("*.partial"))
+        assert computed(home) == begun
+    assert cli(*args).returncode == 0
+    assert computed(home) == []
+
+
+def test_a_clock_set_back_changes_nothing(home, toy, config, monkeypatch):
+    launch.run(toy, config, "unbroken")
+    (home / "run").mkdir()
+
+    class Past(rundir.datetime):
+        @classmethod
+        def now(cls, zone=None):
+            return cls(1980, 1, 1, tzinfo=zone)
+
+    def run_unit(config, unit):
+        if unit == "walk-2":
+            raise launch.UserError("no more")
+        return toy.run_unit(config, unit)
+
+    with pytest.raises(launch.UserError, match="no more"):
+        launch.run(dataclasses.replace(toy, run_unit=run_unit), config, "run")
+    for folder, _, names in os.walk(home / "run"):  # all of it is from the future
+        for name in names:
+            os.utime(Path(folder, name), (2**32, 2**32))
+    monkeypatch.setattr(rundir, "datetime", Past)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    computed(home)
+    launch.run(toy, config, "run")
+    assert computed(home) == ["walk-2"]
+    assert files(home / "run") == files(home / "unbroken")
+    (again,) = json.loads((home / "run/environment.json").read_bytes())["starts"]
+    assert again["started"] == "1980-01-01T00:00:00+00:00"
+
+
 def test_a_reader_that_leaves_stops_the_run_silently(home, toy, config):
     """``... | head -1``: no traceback, the exit status of a broken pipe, and a run to resume."""
     child = subprocess.Popen(command(*GOOD), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -415,7 +506,7 @@ def test_killed_ten_times_it_ends_like_an_unbroken_run(home):
 
 PROBE = """
 import jax, os, pathlib
-from experiments import launch
+from experiments import launch, rundir
 launch.CHECKOUT = pathlib.Path("checkout")
 launch.configure_jax()
 jax.jit(lambda x: x + 1)(1.0)

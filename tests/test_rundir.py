@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import toy_experiment
 from ml_collections import ConfigDict
-from toy_experiment import RESULTS, ROOT, computed, files
+from toy_experiment import RESULTS, ROOT, Payload, computed, files
 
 from experiments import launch, rundir
 
@@ -232,6 +232,56 @@ def test_a_damaged_environment_is_one_line(home, toy, config, damaged, message):
     (home / "run/environment.json").write_text(damaged)
     with pytest.raises(launch.UserError, match=f"^run/environment.json: .*{message}"):
         launch.run(toy, config, "run")
+
+
+HOSTILE_JSON = {
+    "deep": lambda path: path.write_bytes(b"[" * 10**6),
+    "number": lambda path: path.write_bytes(b"1" * 10**5),
+    "bytes": lambda path: path.write_bytes(bytes(range(256))),
+    "pipe": os.mkfifo,
+    "loop": lambda path: path.symlink_to(path.name),
+    "folder": lambda path: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("name", ["config.json", "environment.json", "sources.json"])
+def test_hostile_json_is_one_line_and_left_alone(home, toy, config, name):
+    """A pipe would be waited for, for ever."""
+    run = reading(toy, data="12")
+    launch.run(run, config, "run")
+    path = home / "run" / name
+    path.unlink()
+    computed(home)
+    for make in HOSTILE_JSON.values():
+        make(path)
+        kind = path.lstat().st_mode
+        with pytest.raises(
+            launch.UserError, match=f"^run/{name}: (cannot be read|damaged)"
+        ) as told:
+            launch.run(run, config, "run")
+        assert "\n" not in str(told.value)
+        assert path.lstat().st_mode == kind
+        path.rename(home / "aside") if path.is_dir() else path.unlink()
+    assert computed(home) == []
+
+
+@pytest.mark.parametrize("hostile", ["pipe", "objects"])
+def test_a_hostile_unit_is_computed_again(home, toy, config, capsys, hostile):
+    launch.run(toy, config, "run")
+    first = files(home / "run")
+    path = home / "run/units/walk-1.npz"
+    path.unlink()
+    if hostile == "pipe":
+        os.mkfifo(path)
+    else:
+        np.savez(path, walk=np.array([Payload(home / "taken_over")], object))
+    computed(home)
+    capsys.readouterr()
+    launch.run(toy, config, "run")
+    assert computed(home) == ["walk-1"]
+    assert files(home / "run") == first
+    assert capsys.readouterr().out.startswith("run/units/walk-1.npz: cannot be read (ValueError)")
+    assert not (home / "taken_over").exists()
 
 
 def test_git_state(tmp_path):

@@ -347,13 +347,15 @@ def test_file_that_cannot_be_opened(tmp_path, monkeypatch, name):
             from_file(path, size=4)
         assert str(caught.value) == f"{path}: {reason}, expected a readable file"
 
-    def deny(self):
+    def deny(self, mode):
         raise PermissionError(13, "Permission denied")
 
     refuses("No such file or directory")
     path.mkdir()
     refuses("Is a directory")
-    monkeypatch.setattr(Path, "read_bytes", deny)  # root may read whatever the mode says
+    path.rmdir()
+    write(path, "text")
+    monkeypatch.setattr(Path, "open", deny)  # root may read whatever the mode says
     refuses("Permission denied")
 
 

@@ -5,6 +5,8 @@ import math
 import os
 import signal
 import struct
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +118,42 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, u
     assert step == 300
     assert_equal(found, uninterrupted)
     assert (tmp_path / "damaged.300").is_dir()
+
+
+NO_ROOM = """
+import resource, sys
+import numpy as np
+from rnn_jax.training import Checkpoints
+
+whole = resource.getrlimit(resource.RLIMIT_FSIZE)
+noise = np.random.default_rng(0).normal(size=10**5)
+with Checkpoints(sys.argv[1]) as checkpoints:
+    checkpoints.save(1, noise)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, whole[1]))
+    try:
+        checkpoints.save(2, noise)
+    except ValueError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, whole)
+with Checkpoints(sys.argv[1]) as checkpoints:
+    step, state = checkpoints.newest(noise)
+    print(step, (state == noise).all())
+    checkpoints.save(2, noise)
+    print(checkpoints.newest(noise)[0])
+"""
+
+
+@pytest.mark.slow
+def test_no_room_for_a_checkpoint_is_one_line_and_leaves_the_one_before_it(tmp_path):
+    """With a limit on the size of files, as of a disk that is full."""
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ROOM, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    said, *after = done.stdout.splitlines()
+    assert said.startswith(f"{tmp_path}/2: cannot be written: ")
+    assert "File too large" in said
+    assert after == ["1 True", "2"]
+    assert done.returncode == 0
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_begins_anew(tmp_path, uninterrupted):

@@ -129,6 +129,16 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
+class Payload:
+    """What leaves a file behind if it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
 def load(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,18 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from rnn_jax.base import Cell, Params, State, check_number, check_positive, describe
+from rnn_jax.base import (
+    Cell,
+    Params,
+    State,
+    as_array,
+    as_arrays,
+    check_key,
+    check_number,
+    check_positive,
+    describe,
+    shown,
+)
 from rnn_jax.unroll import prepare
 
 _REACH = 3.0
@@ -123,7 +134,7 @@ def bifurcation_scan(
       A list of v results.
 
     Raises:
-      ValueError: for no values, or as `find_fixed_points`.
+      ValueError, TypeError: for no values, no function of them, or as `find_fixed_points`.
 
     >>> import jax.numpy as jnp, rnn_jax
     >>> scan = bifurcation_scan(
@@ -135,7 +146,7 @@ def bifurcation_scan(
     >>> [len(points.hits) for points in scan]
     [1, 3]
     """
-    params = [params_of(value) for value in _check_values(values)]
+    params = [params_of(value) for value in _check_values(params_of, values)]
     return _search(cell, params, x, candidates, iterations, tolerance, separation)
 
 
@@ -162,8 +173,8 @@ def orbits(
       The states visited, leading axes (v, n, keep).
 
     Raises:
-      ValueError: for no values, for states that are not those of this cell with one leading axis,
-        or as `rnn_jax.unroll`.
+      ValueError, TypeError: for no values, no function of them, for states that are not those of
+        this cell with one leading axis, or as `rnn_jax.unroll`.
 
     >>> import jax.numpy as jnp, rnn_jax
     >>> visited = orbits(
@@ -178,7 +189,7 @@ def orbits(
     if transient < 0:
         raise ValueError(f"transient must not be negative, got {transient}")
     check_positive("keep", keep)
-    values = _check_values(values)
+    values = _check_values(params_of, values)
     states = _check_states("states", cell, params_of(values[0]), x, states)
 
     def settle(value: jax.Array, state: State) -> State:
@@ -199,12 +210,22 @@ def scattered(key: jax.Array, states: State, count: int, noise: float = 0.0) -> 
       count: how many to draw, with replacement.
       noise: standard deviation of what is added to every entry.
 
+    Raises:
+      ValueError, TypeError: for states that are none, a count below 1, a negative noise.
+
     >>> import jax, jax.numpy as jnp, rnn_jax
     >>> states = rnn_jax.HiddenState(jnp.arange(6.0).reshape(3, 2))
     >>> scattered(jax.random.key(0), states, 10).hidden.shape
     (10, 2)
     """
     check_positive("count", count)
+    check_key("scattered", key)
+    if any(not leaf.ndim or not len(leaf) for leaf in jax.tree.leaves(states)):
+        raise ValueError(
+            f"states must have a leading axis that is not empty, got {describe(states)}"
+        )
+    if not isinstance(noise, jax.Array):
+        check_number("noise", noise)
     flat = jax.vmap(lambda state: ravel_pytree(state)[0])(states)
     pick, move = jax.random.split(key)
     chosen = flat[jax.random.randint(pick, (count,), 0, len(flat))]
@@ -226,8 +247,8 @@ def _map(cell: Cell, params: Params, x: jax.Array) -> Callable[[State], State]:
 
 def _check_states(name: str, cell: Cell, params: Params, x: jax.Array, states: State) -> State:
     """The states as arrays, after the checks of an unroll and that of their leading axis."""
-    first, _, _ = prepare(cell, params, jnp.asarray(x)[None])
-    states = jax.tree.map(jnp.asarray, states)
+    first, _, _ = prepare(cell, params, as_array("x", x)[None])
+    states = as_arrays(name, states)
     counts = {leaf.shape[:1] for leaf in jax.tree.leaves(states)}
     count = counts.pop() if len(counts) == 1 else ()
     expected = jax.tree.map(
@@ -241,9 +262,11 @@ def _check_states(name: str, cell: Cell, params: Params, x: jax.Array, states: S
     return states
 
 
-def _check_values(values: jax.Array) -> jax.Array:
+def _check_values(params_of: Any, values: jax.Array) -> jax.Array:
     """The values as an array, if they have a leading axis and are at least one."""
-    values = jnp.asarray(values)
+    if not callable(params_of):
+        raise TypeError(f"params_of must be a function of a value, got {shown(params_of)}")
+    values = as_array("values", values)
     if not values.ndim or not len(values):
         raise ValueError(f"values must have a leading axis that is not empty, got {values.shape}")
     return values
@@ -356,7 +379,7 @@ def _search(
     check_number("separation", separation)
     if tolerance is not None:
         check_number("tolerance", tolerance)
-    x = jnp.asarray(x)
+    x = as_array("x", x)
     candidates = _check_states("candidates", cell, params[0], x, candidates)
     dtype = jnp.result_type(*jax.tree.leaves(candidates))
     if tolerance is None:

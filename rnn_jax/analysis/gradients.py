@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import numerics
-from rnn_jax.base import Cell, Params, PyTree, State
+from rnn_jax.base import Cell, Params, PyTree, State, as_array, shown
 from rnn_jax.numerics import Scaled
 from rnn_jax.unroll import Steps, Visit, advance, visit
 
@@ -167,6 +167,7 @@ def output_cotangents(
     """dL/dy_t with everything else held fixed, for every t: (T, ...)."""
     outputs, mask = seen.trajectory.outputs, seen.steps.mask
     if loss is not None:
+        check_loss(loss, outputs)
         return jax.grad(loss)(outputs)
     vector = as_cotangent(cotangent, outputs)
     if not len(outputs):
@@ -182,9 +183,26 @@ def check_readout(caller: str, cotangent: object, loss: object) -> None:
         raise ValueError(f"{caller} needs either a cotangent or a loss, got {came}")
 
 
+def check_loss(loss: Callable[[jax.Array], jax.Array], outputs: jax.Array) -> None:
+    """A function of the outputs that returns one real number, by its shapes alone.
+
+    Raises:
+      TypeError: otherwise; says what came.
+    """
+    if not callable(loss):
+        raise TypeError(f"loss must be a function of the outputs, got {shown(loss)}")
+    value = jax.eval_shape(loss, outputs)
+    number = isinstance(value, jax.ShapeDtypeStruct) and value.shape == ()
+    if not number or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"loss must return one real number, got {shown(value)}")
+
+
 def as_cotangent(cotangent: jax.typing.ArrayLike | None, outputs: jax.Array) -> jax.Array:
     """A readout vector in the dtype of the outputs (T, ...), its shape checked against theirs."""
-    vector = jnp.asarray(cotangent, outputs.dtype)
+    vector = as_array("cotangent", cotangent)
+    if jnp.iscomplexobj(vector):
+        raise TypeError(f"cotangent must be real, got {shown(vector)}")
+    vector = vector.astype(outputs.dtype)
     if vector.shape != outputs.shape[1:]:
         shape = outputs.shape[1:]
         raise ValueError(f"cotangent must have the shape of an output, {shape}, got {vector.shape}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax.analysis.gradients import gradient_flow
-from rnn_jax.base import Cell, Params
+from rnn_jax.base import Cell, Params, shown
 from rnn_jax.unroll import unroll
 
 
@@ -49,7 +49,8 @@ def loss_landscape(
       **options: state, mask and reset, as in `rnn_jax.unroll`.
 
     Raises:
-      ValueError: for axes that are not vectors, or as `rnn_jax.unroll`.
+      ValueError, TypeError: for axes that are not vectors, a ``params_of`` that is no function, or
+        as `rnn_jax.unroll`.
 
     References:
       Pascanu, Mikolov and Bengio (2013), arXiv:1211.5063, section 2.3 and figure 6.
@@ -67,6 +68,8 @@ def loss_landscape(
     first, second = jnp.asarray(first), jnp.asarray(second)
     if first.ndim != 1 or second.ndim != 1:
         raise ValueError(f"first and second must be vectors, got {first.shape}, {second.shape}")
+    if not callable(params_of):
+        raise TypeError(f"params_of must be a function of two numbers, got {shown(params_of)}")
     surface = _over(cell, params_of)
 
     def at(a: jax.Array, b: jax.Array) -> Landscape:

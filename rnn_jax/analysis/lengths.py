@@ -17,7 +17,7 @@ from rnn_jax.analysis.gradients import (
     unprepared,
     zero_like,
 )
-from rnn_jax.base import Cell, Params, State, check_positive
+from rnn_jax.base import Cell, Params, State, as_array, check_key, check_positive
 from rnn_jax.numerics import Scaled
 from rnn_jax.unroll import advance, prepare, visit
 
@@ -169,6 +169,7 @@ def length_curve(
     params = cell.prepare_params(params)
     flat, unravel = ravel_pytree(first)
     tangents = check_positive("tangents", tangents)
+    check_key("length_curve", key)
     if tangents < flat.size:
         normal = jax.random.normal(key, (tangents, flat.size), numerics.wide_dtype(flat))
         frame = normal / jnp.linalg.norm(normal, axis=1, keepdims=True)
@@ -197,7 +198,7 @@ def _at(tree: Params, index: jax.Array) -> Params:
 
 
 def _check_lengths(lengths: Sequence[int] | jax.Array, longest: int) -> jax.Array:
-    lengths = jnp.asarray(lengths)
+    lengths = as_array("lengths", lengths)
     if lengths.ndim != 1 or not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths must be a list of integers, got {lengths.dtype}{lengths.shape}")
     if not isinstance(lengths, jax.core.Tracer):

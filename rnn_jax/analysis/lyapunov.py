@@ -11,8 +11,17 @@ from jax import lax
 
 from rnn_jax import numerics
 from rnn_jax.analysis.jacobians import Linearised
-from rnn_jax.base import Cell, Params, PyTree, State, check_positive
-from rnn_jax.unroll import unroll
+from rnn_jax.base import (
+    Cell,
+    Params,
+    PyTree,
+    State,
+    as_array,
+    check_key,
+    check_positive,
+    shown,
+)
+from rnn_jax.unroll import prepare, unroll
 
 
 class LyapunovResult(NamedTuple):
@@ -103,16 +112,18 @@ def lyapunov_spectrum(
     every = check_positive("every", every)
     burn_in = check_positive("burn_in", burn_in, zero=True)
     tangent_burn_in = check_positive("tangent_burn_in", tangent_burn_in, zero=True)
-    if burn_in:
-        state, _ = unroll(cell, params, _steps(xs, slice(burn_in)), state=state)
-    along = Linearised(cell, params, _steps(xs, slice(burn_in, None)), state)
+    check_key("lyapunov_spectrum", key)
+    _, _, length = prepare(cell, params, xs, state)
     warm = -(-tangent_burn_in // every)
-    measured = along.length // every - warm
+    measured = (length - burn_in) // every - warm
     if measured < 2 * _BLOCKS:
         raise ValueError(
             f"xs: after {burn_in} + {tangent_burn_in} steps of burn-in at least "
-            f"{2 * _BLOCKS * every} must remain, got {max(0, along.length - tangent_burn_in)}"
+            f"{2 * _BLOCKS * every} must remain, got {max(0, length - burn_in - tangent_burn_in)}"
         )
+    if burn_in:
+        state, _ = unroll(cell, params, _steps(xs, slice(burn_in)), state=state)
+    along = Linearised(cell, params, _steps(xs, slice(burn_in, None)), state)
     count = along.size if count is None else check_positive("count", count)
     if count > along.size:
         raise ValueError(f"count: the state has only {along.size} dimensions, got {count}")
@@ -206,7 +217,10 @@ def kaplan_yorke_dimension(exponents: jax.Array) -> jax.Array:
     >>> round(float(kaplan_yorke_dimension(jnp.array([0.5, 0.0, -1.0, -2.0]))), 3)
     2.5
     """
-    exponents = jnp.sort(jnp.asarray(exponents))[::-1]
+    exponents = as_array("exponents", exponents)
+    if exponents.ndim != 1 or not exponents.size:
+        raise ValueError(f"exponents must be a vector, got {shown(exponents)}")
+    exponents = jnp.sort(exponents)[::-1]
     sums = jnp.cumsum(exponents)
     count = exponents.size
     k = jnp.sum(sums >= 0)

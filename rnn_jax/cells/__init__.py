@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rnn_jax.base import Cell, unknown
+from rnn_jax.base import Cell, shown, unknown
 from rnn_jax.cells.antisymmetric import antisymmetric
 from rnn_jax.cells.convlstm import convlstm
 from rnn_jax.cells.cornn import CoRNNState, cornn
@@ -115,10 +115,13 @@ def lookup(name: str, options: Mapping[str, Any] | None = None) -> Cell:
     Raises:
       ValueError: for an unknown name, module or option; suggests the nearest. For whatever a module
         of your own raises, with file and line.
+      TypeError: for what is no name.
 
     >>> lookup("gru", {"reset": "before"})
     <Cell gru_before>
     """
+    if not isinstance(name, str):
+        raise TypeError(f"cell must be a name, got {shown(name)}")
     found = _imported(name) if ":" in name else CELLS.get(name)
     if found is None:
         raise ValueError(unknown("cell", name, sorted(CELLS)))

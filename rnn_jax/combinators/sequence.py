@@ -1,13 +1,24 @@
 """Networks of several cells: above each other, one after the other, or in both directions."""
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, Drive, Layer, Params, State, check_cells, check_parts
+from rnn_jax.base import (
+    Cell,
+    Drive,
+    Layer,
+    Params,
+    State,
+    check_bool,
+    check_cells,
+    check_key,
+    check_parts,
+    memoised,
+    shown,
+)
 from rnn_jax.stochastic import for_cell, plain, with_keys_of
 from rnn_jax.unroll import Trajectory, unroll
 
@@ -20,7 +31,7 @@ class StackState(NamedTuple):
     cells: tuple[State, ...]
 
 
-@functools.cache
+@memoised
 def stack(*cells: Cell) -> Cell:
     """Cells above each other, each reading the output of the one below at the same step.
 
@@ -151,17 +162,18 @@ def bidirectional(
     >>> rnn_jax.unroll(layer, params, jax.numpy.ones((6, 3)))[1].outputs.shape
     (6, 8)
     """
-    if merge not in MERGES:
+    if not isinstance(merge, str) or merge not in MERGES:
         raise ValueError(f"bidirectional: merge must be one of {sorted(MERGES)}, got {merge!r}")
     return _bidirectional(forward, forward if backward is None else backward, merge)
 
 
-@functools.cache
+@memoised
 def _bidirectional(forward: Cell | Layer, backward: Cell | Layer, merge: str) -> Layer:
     check_cells("bidirectional", forward, backward, kinds=Cell | Layer)
     name = f"bidirectional({forward.name}, {backward.name})"
 
     def init(key: jax.Array, *sizes: Any, **options: Any) -> Params:
+        check_key(name, key)
         keys = jax.random.split(key)
         pairs = zip(("forward", "backward"), (forward, backward), keys, strict=True)
         return {side: layer.init(own, *sizes, **options) for side, layer, own in pairs}
@@ -176,6 +188,7 @@ def _bidirectional(forward: Cell | Layer, backward: Cell | Layer, merge: str) ->
         **options: Any,
     ) -> tuple[BidirectionalState, Trajectory]:
         check_parts(name, params, ("forward", "backward"))
+        check_bool("reverse", reverse)
         befores = _parts_of("state", state, BidirectionalState)
         pushes = _parts_of("taps", taps, BidirectionalState)
         ends, paths = zip(
@@ -203,7 +216,7 @@ def _bidirectional(forward: Cell | Layer, backward: Cell | Layer, merge: str) ->
     return Layer(name, init, run, stochastic=either, parts=(forward, backward))
 
 
-@functools.cache
+@memoised
 def chain(*layers: Cell | Layer) -> Layer:
     """Layers one after the other, each reading the whole output of the one before.
 
@@ -274,7 +287,9 @@ def _parts_of(name: str, state: Any, kind: type, count: int = 2) -> Sequence[Any
         return (None,) * count
     parts = state.layers if isinstance(state, ChainState) else state
     if not isinstance(state, kind) or len(parts) != count:
-        raise ValueError(f"{name}: expected a {kind.__name__} with {count} parts, got {state!r}")
+        raise ValueError(
+            f"{name}: expected a {kind.__name__} with {count} parts, got {shown(state)}"
+        )
     return parts
 
 
@@ -291,6 +306,7 @@ def _sequential_init(combinator: str, layers: Sequence[Cell | Layer]) -> Any:
                 f"{combinator}: hidden_size must be an integer or one for each of the "
                 f"{len(layers)} cells, got {hidden_size}"
             )
+        check_key(combinator, key)
         params: list[Params] = []
         keys = jax.random.split(key, len(layers))
         for layer, size, own in zip(layers, sizes, keys, strict=True):

@@ -1,12 +1,12 @@
 """What may be done to one cell: each takes a cell and returns one."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rnn_jax.base import (
     Cell,
@@ -18,13 +18,14 @@ from rnn_jax.base import (
     check_parts,
     check_positive,
     derived,
+    memoised,
 )
 from rnn_jax.combinators.sequence import output_size
 from rnn_jax.numerics import wide_dtype
 from rnn_jax.stochastic import Keyed, plain
 
 
-@functools.cache
+@memoised
 def residual(cell: Cell) -> Cell:
     """The cell with its input added to its output, y_t = x_t + cell(x_t); parameters unchanged.
 
@@ -54,7 +55,7 @@ def residual(cell: Cell) -> Cell:
     return _beside_input(cell, name, jnp.add, init)
 
 
-@functools.cache
+@memoised
 def skip(cell: Cell) -> Cell:
     """The cell with its input beside its output, y_t = [x_t, cell(x_t)]; parameters unchanged.
 
@@ -90,7 +91,7 @@ def _beside_input(
     return derived(cell, name, init=init, step=step, project=project, read=read)
 
 
-@functools.cache
+@memoised
 def with_layer_norm(cell: Cell) -> Cell:
     """The cell with a normalised output, y_t = gain * (y'_t - mean) / sqrt(var + 1e-6) + shift.
 
@@ -143,7 +144,7 @@ def with_layer_norm(cell: Cell) -> Cell:
     )
 
 
-@functools.cache
+@memoised
 def with_learned_state(cell: Cell) -> Cell:
     """The cell whose initial state is a parameter. A `LinearCell` stays one.
 
@@ -200,7 +201,7 @@ def _own_params(network: str, *names: str) -> Callable[[Params], Params]:
     return own
 
 
-@functools.cache
+@memoised
 def batched(cell: Cell, size: int) -> Cell:
     """The cell whose state is a batch of ``size`` states of another, with shared parameters.
 
@@ -236,6 +237,12 @@ def batched(cell: Cell, size: int) -> Cell:
             raise ValueError(
                 f"{name}: each of the {size} samples needs its own keys, as those of "
                 "jax.vmap(keyed, (1, 0), 1)(xs, keys)"
+            )
+        space = (size, *cell.space)
+        if np.shape(plain(x))[-len(space) - 1 : -1] != space:
+            raise ValueError(
+                f"{name}: the input x has shape {np.shape(plain(x))}; its axes before the features "
+                f"must be {space}"
             )
         return cell.project(params, x)
 

@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from rnn_jax.base import Params, PyTree
+from rnn_jax.base import Params, PyTree, shown
 from rnn_jax.interop.formats import to_jax, to_numpy
+from rnn_jax.reading import readable
 
 STRUCTURE = "rnn_jax.structure"
 """The key in a file's metadata under which the nesting of the parameters stands."""
@@ -56,6 +57,8 @@ def save(path: PathLike, params: Params, metadata: Mapping[str, str] | None = No
     """
     import safetensors.numpy
 
+    if not isinstance(metadata, Mapping | None):
+        raise TypeError(f"metadata must be a dict of strings, got {shown(metadata)}")
     for key, value in (metadata or {}).items():
         if not isinstance(key, str) or not isinstance(value, str) or key == STRUCTURE:
             raise TypeError(
@@ -185,6 +188,7 @@ def _write(path: Path, data: bytes) -> None:
 def _read(path: PathLike) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     import safetensors
 
+    path = readable(path)
     try:
         with open(path, "rb"):  # for an error that says what the matter is
             pass

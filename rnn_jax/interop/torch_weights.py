@@ -30,6 +30,7 @@ from rnn_jax.interop.formats import (
     two_biases,
 )
 from rnn_jax.interop.networks import Place, check_layers, places
+from rnn_jax.reading import readable
 
 
 def _format(gates: int, *, reset_after: bool = False, projection: int | None = None) -> Format:
@@ -138,6 +139,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     import torch
 
+    path = readable(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:

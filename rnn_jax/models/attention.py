@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rnn_jax.base import shown
+
 
 class Memory(NamedTuple):
     """What can be looked at: S steps, those that ``mask`` leaves out never.
@@ -25,11 +27,21 @@ def attend(query: jax.Array, memory: Memory) -> tuple[jax.Array, jax.Array]:
 
     Where nothing can be looked at, both are 0.
 
+    Raises:
+      TypeError, ValueError: for what is no `Memory`, or shapes that do not fit.
+
     >>> mean, weights = attend(jnp.zeros(2), Memory(jnp.eye(2), jnp.eye(2)))
     >>> mean.tolist(), weights.tolist()
     ([0.5, 0.5], [0.5, 0.5])
     """
+    if not isinstance(memory, Memory):
+        raise TypeError(f"attend: memory must be a Memory, got {shown(memory)}")
     keys, values, mask = memory
+    if query.shape[-1:] != keys.shape[1:] or len(keys) != len(values):
+        raise ValueError(
+            "attend: expected a query (..., E), keys (S, E) and values (S, F), got "
+            f"{shown((query, keys, values))}"
+        )
     scores = query @ keys.T
     if mask is None:
         weights = jax.nn.softmax(scores)

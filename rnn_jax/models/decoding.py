@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnn_jax.base import State, check_number, check_positive, describe
+from rnn_jax.base import State, as_array, check_key, check_number, check_positive, describe
 from rnn_jax.numerics import wide_dtype
 from rnn_jax.tasks.vocabulary import PAD
 
@@ -111,6 +111,7 @@ def sampled(
     >>> sorted(set(said.tokens.tolist()))
     [1, 2]
     """
+    check_key("sampled", key)
     temperature = _checked_temperature(temperature)
     top_k = None if top_k is None else check_positive("top_k", top_k)
     top_p = 1.0 if top_p is None else check_number("top_p", top_p, zero=False)
@@ -277,7 +278,7 @@ def _checked(
         raise TypeError(f"step must be a function (state, token) -> (state, logits), got {step!r}")
     steps = check_positive("steps", steps)
     state = jax.tree.map(jnp.asarray, state)
-    token = jnp.asarray(first)
+    token = as_array("first", first)
     if not jnp.issubdtype(token.dtype, jnp.integer):
         raise TypeError(f"first must be an integer, got {token.dtype}")
     if token.shape != ():

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rnn_jax.base import Cell, Layer, Params, State
+from rnn_jax.base import Cell, Layer, Params, State, check_cells, check_positive
 from rnn_jax.combinators import keyed
 from rnn_jax.schemes import Scheme
+from rnn_jax.stochastic import check_rate
 from rnn_jax.unroll import unroll
 
 
@@ -37,8 +38,9 @@ class Reader(nn.Module):
       param_dtype: of all parameters of the network it is part of; all is computed in it.
 
     Raises:
-      ValueError: for inputs that are tokens where features are expected, or the other way round;
-        by ``step`` and ``initial_state`` for a `Layer`, which has no step.
+      ValueError, TypeError: for inputs that are tokens where features are expected, or the other
+        way round; for sizes below 1, a rate outside [0, 1), a layer that is none; by ``step`` and
+        ``initial_state`` for a `Layer`, which has no step.
 
     >>> import rnn_jax
     >>> reader = Reader(rnn_jax.lstm(), 4, tokens=10, embedding=3)
@@ -69,7 +71,10 @@ class Reader(nn.Module):
         return self.run(self.embed(inputs, train=train), mask, state=state, train=train)
 
     def setup(self) -> None:
+        check_cells("Reader", self.layer, kinds=Cell | Layer)
+        check_rate("Reader", "dropout", self.dropout)
         if self.tokens is not None:
+            check_positive("tokens", self.tokens)
             size = self.vector_size
             draw = nn.initializers.normal(self.embedding_gain / size**0.5)
             self.table = nn.Embed(
@@ -80,10 +85,11 @@ class Reader(nn.Module):
     @property
     def vector_size(self) -> int:
         """The size of a token's vector."""
-        size = self.embedding or self.hidden_size
-        if not isinstance(size, int):
+        if self.embedding is not None:
+            return check_positive("embedding", self.embedding)
+        if not isinstance(self.hidden_size, int):
             raise ValueError(f"embedding must be given where hidden_size is {self.hidden_size!r}")
-        return size
+        return self.hidden_size
 
     def embed(self, inputs: jax.Array, *, train: bool = False) -> jax.Array:
         """What the layer reads: the vectors of tokens, features as they are."""

@@ -25,9 +25,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rnn_jax.base import State
+from rnn_jax.base import State, check_positive, shown
 from rnn_jax.models.attention import Memory, attend
 from rnn_jax.models.reader import Reader
+from rnn_jax.stochastic import check_rate
 from rnn_jax.tasks.problem import Conditioned
 from rnn_jax.tasks.task import at_end
 
@@ -38,7 +39,13 @@ each other, which for a bidirectional layer is what each direction has read at i
 
 def head(output_size: int, dtype: Any) -> nn.Dense:
     """The linear map to the outputs. It begins at 0: the first answer is the uniform one."""
+    check_positive("output_size", output_size)
     return nn.Dense(output_size, param_dtype=dtype, kernel_init=nn.initializers.zeros)
+
+
+def _check_reader(name: str, reader: Any) -> None:
+    if not isinstance(reader, Reader):
+        raise TypeError(f"{name} must be a Reader, as Reader(lstm(), 8) is, got {shown(reader)}")
 
 
 class OneToOne(nn.Module):
@@ -69,8 +76,12 @@ class OneToOne(nn.Module):
     ) -> jax.Array:
         """``mask`` is there for the sake of the others; nothing is padded here."""
         del mask
+        if not inputs.ndim:
+            raise ValueError(f"OneToOne: inputs must have features (D,), got {shown(inputs)}")
+        check_rate("OneToOne", "dropout", self.dropout)
         x = inputs.astype(self.param_dtype)
         for size in self.features:
+            check_positive("OneToOne: features", size)
             x = nn.Dropout(self.dropout)(
                 self.activation(nn.Dense(size, param_dtype=self.param_dtype)(x)),
                 deterministic=not train,
@@ -101,6 +112,7 @@ class ManyToOne(nn.Module):
     pool: Pool = "last"
 
     def setup(self) -> None:
+        _check_reader("reader", self.reader)
         self.head = head(self.output_size, self.reader.param_dtype)
 
     def __call__(
@@ -160,6 +172,7 @@ class ManyToMany(nn.Module):
     output_size: int
 
     def setup(self) -> None:
+        _check_reader("reader", self.reader)
         self.head = head(self.output_size, self.reader.param_dtype)
 
     def __call__(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from rnn_jax import numerics
-from rnn_jax.base import PyTree
+from rnn_jax.base import PyTree, shown
 
 
 class Probe(NamedTuple):
@@ -71,6 +71,9 @@ def watch(name: str, link: optax.GradientTransformation) -> optax.GradientTransf
       link: any link or chain of them; of a clip, ``acted / steps`` is how often it clipped. An
         entry that is NaN before and after counts as unchanged.
 
+    Raises:
+      TypeError: for a link that is none.
+
     >>> import jax.numpy as jnp
     >>> optimiser = optax.chain(watch("clip", optax.clip_by_global_norm(1.0)), optax.adam(1e-3))
     >>> params = {"a": jnp.zeros(2)}
@@ -81,6 +84,8 @@ def watch(name: str, link: optax.GradientTransformation) -> optax.GradientTransf
     >>> int(seen.steps), int(seen.acted), round(float(seen.before.log_norm), 4)
     (3, 2, 7.2543)
     """
+    if not isinstance(link, optax.GradientTransformation):
+        raise TypeError(f"watch: link must be an optax.GradientTransformation, got {shown(link)}")
     link = optax.with_extra_args_support(link)
 
     def init(params: PyTree) -> WatchState:

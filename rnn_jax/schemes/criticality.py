@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from rnn_jax.base import Cell
+from rnn_jax.base import Cell, shown
 from rnn_jax.schemes.layout import Layout, Scheme
 from rnn_jax.schemes.literature import gaussian
 from rnn_jax.schemes.parts import check_forget_bias, check_numbers, given
@@ -51,6 +51,7 @@ def critical(
     Raises:
       ValueError: for a number that is not finite or a negative ``input_variance``; (by ``init``)
         for a cell whose critical gain is not known, or an input variance in a gated cell.
+      TypeError: for an ``ensemble`` that is no function.
 
     References:
       Sompolinsky, Crisanti and Sommers (1988), doi:10.1103/PhysRevLett.61.259; Schoenholz et al.
@@ -74,6 +75,8 @@ def critical(
         gain = table[layout.init].gain(jnp.asarray(number, float))
         return ensemble(gain, forget_bias).recurrent_kernel(key, layout)
 
+    if not callable(ensemble):
+        raise TypeError(f"critical: ensemble must be a function, got {shown(ensemble)}")
     plain = ensemble(1.0, forget_bias)
 
     def check(layout: Layout) -> None:

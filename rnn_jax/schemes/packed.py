@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import InitFn, Params, Shapes
+from rnn_jax.base import InitFn, Params, Shapes, check_key
 from rnn_jax.schemes.layout import Draw, Layout, Scheme
 from rnn_jax.schemes.literature import gaussian, orthogonal
 
@@ -75,6 +75,7 @@ def packed_init(
             init,
         )
         scheme.check(layout)
+        check_key(cell, key)
         keys = jax.random.split(key, len(parts))
         params = {
             part: getattr(scheme, part)(part_key, layout)
@@ -136,6 +137,7 @@ def own_init(cell: str, draw: Callable[..., Params]) -> InitFn:
             raise TypeError(f"{cell}: init {error}") from None
         dtype, wide = _dtypes(cell, dtype)
         Layout(cell, input_size, hidden_size, (), None, None, wide)  # checks the sizes
+        check_key(cell, key)
         params = draw(key, int(input_size), int(hidden_size), wide, **numbers)
         return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 

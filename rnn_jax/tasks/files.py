@@ -11,17 +11,26 @@ from typing import Any
 
 import numpy as np
 
+from rnn_jax.reading import readable
+
 
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file without its byte order mark, every line end a newline.
 
     Raises:
-      ValueError: for a file that is missing, unreadable, empty, binary or not UTF-8.
+      ValueError: for a file that is missing, unreadable, empty, binary, not UTF-8, or larger than
+        the memory.
     """
     try:
-        data = path.read_bytes()
+        with readable(path).open("rb") as file:
+            data = file.read(2**20)
+            if 0 not in data:  # what is binary need not be read to its end
+                data += file.read()
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}, expected a readable file") from error
+    except MemoryError:
+        size = path.stat().st_size
+        raise ValueError(f"{path}: its {size} bytes are more than there is memory for") from None
     if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
         raise ValueError(f"{path}: not UTF-8 text but UTF-16: save it as UTF-8")
     if (offset := data.find(0)) >= 0:
@@ -63,7 +72,7 @@ def number_table(path: Path) -> Any:
     import pandas as pd  # type: ignore[import-untyped]
 
     text = read_text(path)
-    mark = _separator(text)
+    mark = _separator(path, text)
     try:
         cells = pd.read_csv(StringIO(text), sep=mark, header=None, dtype=str, skipinitialspace=True)
     except ValueError as error:  # pandas' own reason, which may span lines
@@ -136,14 +145,22 @@ def text_table(path: Path, known: Collection[str]) -> Any:
     return pd.DataFrame(rows, columns=names)
 
 
-def _separator(text: str) -> str:
+MOST_COLUMNS = 10_000
+"""Every column takes time and memory of its own: a table with more is a matrix in the wrong file,
+or a file without line ends."""
+
+
+def _separator(path: Path, text: str) -> str:
     first_line = re.sub('"[^"]*"', "", text.lstrip("\n").partition("\n")[0])
-    return next((mark for mark in "\t;," if mark in first_line), ",")
+    mark = next((mark for mark in "\t;," if mark in first_line), ",")
+    if (count := first_line.count(mark) + 1) > MOST_COLUMNS:
+        raise ValueError(f"{path}: has {count} columns, expected at most {MOST_COLUMNS}")
+    return mark
 
 
 def _text_rows(path: Path) -> list[list[str]]:
     text = read_text(path)
-    mark = _separator(text)
+    mark = _separator(path, text)
     try:
         if mark == "\t":  # in messages a lone quotation mark is common: it would swallow rows
             cells = csv.reader(StringIO(text), delimiter=mark, quoting=csv.QUOTE_NONE)
@@ -168,7 +185,7 @@ def _json_lines(path: Path) -> list[dict[str, str]]:
             continue
         try:
             record = json.loads(line, parse_constant=lambda constant: None)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
         if not isinstance(record, dict):
             raise ValueError(f"{path}: line {number} is {line!r:.40}, expected a JSON object")

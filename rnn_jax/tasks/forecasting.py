@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnn_jax.base import check_positive
+from rnn_jax.base import check_positive, shown
 from rnn_jax.tasks.problem import Metric, Problem
 from rnn_jax.tasks.task import Example
 from rnn_jax.tasks.time_series import Series
@@ -81,6 +81,8 @@ def forecasting(series: Series, window: int | None = None) -> Forecasting:
     >>> {name: round(rmse, 1) for name, rmse in sunspots.baselines.items()}
     {'persistence': 29.1, 'seasonal naive': 34.8, 'AR(9)': 17.7, 'ARIMA(10,1,0)': 18.3}
     """
+    if not isinstance(series, Series):
+        raise TypeError(f"forecasting: series must be a Series, got {shown(series)}")
     if window is None:
         window = 24 if series.period is None else series.period + 1
     window = check_positive("forecasting: window", window)

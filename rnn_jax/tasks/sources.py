@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnn_jax.base import check_positive, unknown
+from rnn_jax.base import check_positive, shown, unknown
 from rnn_jax.tasks.files import mostly_numbers, number_table, numbers, read_text
 
 # Draws the embedding of characters, N(0, I) for each in code point order, later standardised under
@@ -141,7 +141,7 @@ def source(name: str, size: int, path: str | os.PathLike[str] | None = None) -> 
         "digits": digits,
         "file": lambda: from_file(path or "", size),
     }
-    if name not in makers:
+    if not isinstance(name, str) or name not in makers:
         raise ValueError(unknown("source", name, makers))
     if name == "file" and not path:
         raise ValueError(f"source 'file' has path {path!r}, expected the path of a file")
@@ -154,6 +154,8 @@ def characters(text: str) -> tuple[np.ndarray, str]:
     >>> characters("banana")
     (array([1, 0, 2, 0, 2, 0], dtype=int32), 'abn')
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, got {shown(text)}")
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     alphabet, codes = np.unique(points, return_inverse=True)
     return codes.astype(np.int32), "".join(map(chr, alphabet))

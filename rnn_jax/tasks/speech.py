@@ -3,12 +3,13 @@
 import itertools
 import os
 import zipfile
-import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from rnn_jax.base import check_positive
+from rnn_jax.reading import readable
 from rnn_jax.tasks.ctc import CHARACTER_ERROR, constant_answer, ctc_loss, pad_lines, reader
 from rnn_jax.tasks.problem import Problem
 
@@ -125,9 +126,10 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
 def _load(path: Path) -> list[np.ndarray]:
     """The arrays of the file in the order of ``_ARRAYS``."""
     try:
-        with path.open("rb") as file:
+        with readable(path).open("rb") as file:
             if not zipfile.is_zipfile(file):
                 raise ValueError(f"{path}: is not an .npz file of {', '.join(_ARRAYS)}")
+            _check_unpacked(path, file)
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
                 return [_array(path, arrays, name) for name in _ARRAYS]
@@ -137,13 +139,23 @@ def _load(path: Path) -> list[np.ndarray]:
         raise ValueError(f"{path}: is a damaged .npz file: {error}") from error
 
 
+def _check_unpacked(path: Path, file: IO[bytes]) -> None:
+    """Zeros can be packed a thousandfold: a small file must not fill the memory."""
+    unpacked = sum(member.file_size for member in zipfile.ZipFile(file).infolist())
+    size = path.stat().st_size
+    if unpacked > max(2**28, 100 * size):
+        raise ValueError(
+            f"{path}: its {size} bytes would unpack to {unpacked}, over a hundred times as many"
+        )
+
+
 def _array(path: Path, arrays: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     if name not in arrays:
         raise ValueError(f"{path}: has no array {name!r}, only {sorted(arrays)}")
     try:
         array = arrays[name]
-    except (ValueError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: {name}: {error}") from error
+    except Exception as error:  # whatever the bytes lead zipfile, its codecs and NumPy to
+        raise ValueError(f"{path}: {name}: {str(error).splitlines()[0]}") from error
     if not isinstance(array, np.ndarray):  # NumPy hands out bytes of what it cannot read
         raise ValueError(f"{path}: {name} is not a NumPy array")
     return array

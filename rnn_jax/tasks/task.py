@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnn_jax.base import check_positive
+from rnn_jax.base import check_positive, shown
 
 
 class Example(NamedTuple):
@@ -79,6 +79,8 @@ def of_varied_length(task: Task, least: int) -> Task:
     >>> int(lengths.min()), int(lengths.max())
     (100, 110)
     """
+    if not isinstance(task, Task):
+        raise TypeError(f"of_varied_length: task must be a Task, as adding() is, got {shown(task)}")
     least = check_positive("of_varied_length: least", least)
     if least < task.shortest:
         raise ValueError(
@@ -179,11 +181,15 @@ def padding(name: str, steps: int, length: jax.typing.ArrayLike | None, shortest
 
     Raises:
       ValueError: for ``steps``, or a length that is not traced, out of range.
+      TypeError: for what is no integer.
     """
+    steps = check_positive(f"{name}: steps", steps, zero=True)
     if steps < shortest:
         raise ValueError(f"{name}: steps must be at least {shortest}, got {steps}")
     if length is None:
         length = steps
+    elif not jnp.issubdtype(jnp.result_type(length), jnp.integer):
+        raise TypeError(f"{name}: length must be an integer, got {shown(length)}")
     elif not isinstance(length, jax.core.Tracer) and not shortest <= np.asarray(length) <= steps:
         raise ValueError(f"{name}: length must be between {shortest} and {steps}, got {length}")
     return jnp.arange(steps) < length

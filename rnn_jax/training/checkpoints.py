@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from rnn_jax.base import check_positive
+
 _T = TypeVar("_T")
 
 
@@ -32,6 +34,9 @@ class Checkpoints:
       keep: how many of the newest stay.
       read_only: change nothing in the folder, in which another process may be writing.
 
+    Raises:
+      TypeError, ValueError: for a ``keep`` that is no integer of at least 1.
+
     >>> import tempfile, jax.numpy as jnp
     >>> folder = tempfile.TemporaryDirectory()
     >>> with Checkpoints(folder.name) as checkpoints:
@@ -45,6 +50,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, keep: int = 2, *, read_only: bool = False) -> None:
         import orbax.checkpoint as ocp
 
+        check_positive("keep", keep)
         self.folder = Path(folder).absolute()
         self._ocp = ocp
         self._read_only = read_only
@@ -72,14 +78,20 @@ class Checkpoints:
         return self.folder / str(step)
 
     def save(self, step: int, state: Any) -> None:
-        """Keeps a pytree of arrays as that of ``step``, which is after all that were saved."""
+        """Keeps a pytree of arrays as that of ``step``, which is after all that were saved.
+
+        Raises:
+          ValueError: for what cannot be written, as on a full disk; those before it stay.
+        """
         args = self._ocp.args
         known = {"sha256": digest(state), "like": _shapes(state)}
-        with _undisturbed():
-            self._manager.save(
-                step,
-                args=args.Composite(state=args.StandardSave(state), digest=args.JsonSave(known)),
-            )
+        items = args.Composite(state=args.StandardSave(state), digest=args.JsonSave(known))
+        try:
+            with _undisturbed():
+                self._manager.save(step, args=items)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{self.path(step)}: cannot be written: {reason:.1000}") from error
 
     def newest(self, like: _T) -> tuple[int, _T] | None:
         """The newest state that is whole, with its step; None if there is none.

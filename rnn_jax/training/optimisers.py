@@ -1,11 +1,12 @@
 """Optimisers by name: chains of optax with schedules and clipping."""
 
 import math
+import numbers
 from collections.abc import Callable, Mapping
 
 import optax
 
-from rnn_jax.base import unknown
+from rnn_jax.base import shown, unknown
 from rnn_jax.remedies import watch
 
 OPTIMISERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
@@ -48,7 +49,7 @@ def make_optimiser(
       options: further ones of optax' optimiser, ``weight_decay`` of adamw or ``momentum``.
 
     Raises:
-      ValueError: for an unknown name or schedule, numbers that are not above 0.
+      ValueError, TypeError: for an unknown name or schedule, what is no number above 0.
 
     >>> import jax.numpy as jnp
     >>> from rnn_jax.remedies import read_probes
@@ -65,6 +66,8 @@ def make_optimiser(
     if schedule != "constant" and (updates is None or updates < 2):
         raise ValueError(f"updates must be at least 2 for schedule {schedule!r}, got {updates}")
     for field, number in (("learning_rate", learning_rate), ("clip", clip)):
+        if isinstance(number, bool) or not isinstance(number, numbers.Real):
+            raise TypeError(f"{field} must be a number, got {shown(number)}")
         if not number > 0:
             raise ValueError(f"{field} must be above 0, got {number!r}")
     optimiser = OPTIMISERS[name](SCHEDULES[schedule](learning_rate, updates or 1), **options)

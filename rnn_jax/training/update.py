@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from rnn_jax import numerics
-from rnn_jax.base import Params, PyTree
+from rnn_jax.base import Params, PyTree, check_positive, shown
 from rnn_jax.remedies import Probe, Watched, read_probes
 
 
@@ -103,7 +103,14 @@ def make_update(
 
 
 def updates(update: Update, count: int) -> Update:
-    """So many updates as one compiled loop; what they saw gets a leading axis."""
+    """So many updates as one compiled loop; what they saw gets a leading axis.
+
+    Raises:
+      TypeError, ValueError: for an update that is no function, a count that is no integer from 1.
+    """
+    if not callable(update):
+        raise TypeError(f"updates: update must be a function, got {shown(update)}")
+    count = check_positive("updates: count", count)
 
     @jax.jit
     def run(state: TrainState, data: Any, key: jax.Array) -> tuple[TrainState, Seen]:

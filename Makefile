@@ -47,13 +47,18 @@ lint: .venv/.test  ## ruff: errors and formatting
 types: .venv/.test  ## mypy
 	$(python) -m mypy
 
+.PHONY: docs
+docs: .venv/.docs  ## the site in build/docs/html; runs the code of every page
+	$(python) -m sphinx --quiet --fail-on-warning -d build/docs/doctrees docs build/docs/html $(ARGS)
+
 .PHONY: clean
 clean:  ## remove .venv, caches and build outputs; runs/ stays
 	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf docs/generated
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Set-up. A stamp is written last, so what was interrupted is done again; the second stamp needs the
-# first, so two installations never run at once. An experiment needs no other library's packages.
+# Set-up. A stamp is written last, so what was interrupted is done again; each stamp needs the one
+# before, so two installations never run at once. An experiment needs no other library's packages.
 python_fits = $(shell "$(PYTHON)" -I -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
   >/dev/null 2>&1 && echo yes)
 python_says = $(shell { "$(PYTHON)" --version; } 2>&1 | head -n 1)
@@ -72,4 +77,9 @@ python_says = $(shell { "$(PYTHON)" --version; } 2>&1 | head -n 1)
 .venv/.test: .venv/.experiments
 	@echo "Setting up .venv for tests: the first time this fetches PyTorch and others."
 	$(pip_install) --no-build-isolation --editable '.[experiments,test,lint]'
+	@touch $@
+
+.venv/.docs: .venv/.test
+	@echo "Setting up .venv for the site: the first time this fetches Sphinx and others."
+	$(pip_install) --no-build-isolation --editable '.[experiments,test,lint,docs]'
 	@touch $@

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import ziamath
+
 HERE = Path(__file__).parent
 sys.path += [str(HERE / "extensions"), str(HERE.parent)]
 
@@ -21,7 +23,8 @@ extensions = [
 exclude_patterns = ["extensions", "templates", "static"]
 templates_path = ["templates"]
 html_theme = "furo"
-html_static_path = ["static"]
+# A browser sets MathML well with a font for mathematics only; this one comes with a package.
+html_static_path = ["static", str(Path(ziamath.__file__).parent / "fonts/STIXTwoMath-Regular.ttf")]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = False

@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers render themselves: no script, no font, no network."""
+"""Formulas as MathML, which browsers render themselves: no script, no network."""
 
 from docutils import nodes
 from latex2mathml.converter import convert

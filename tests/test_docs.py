@@ -104,3 +104,14 @@ def test_the_page_on_instruments_has_every_one(module):
     functions = {name for name in module.__all__ if inspect.isfunction(getattr(module, name))}
     assert len(functions) > 10
     assert functions - set(re.findall(r"`(\w+)`", page)) == set()
+
+
+def test_links_between_pages_lead_to_files_that_are_there_before_a_build():
+    """Most readers are on a code-hosting site, where nothing was built."""
+    links = {
+        (page.name, link)
+        for page in DOCS.glob("*.md")
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    }
+    assert len(links) > 20
+    assert {(page, link) for page, link in links if not (DOCS / link).exists()} == set()

@@ -49,6 +49,10 @@ lint: $(venv)/.test  ## ruff: errors and formatting
 types: $(venv)/.test  ## mypy
 	$(python) -m mypy
 
+.PHONY: docs
+docs: $(venv)/.docs  ## the site in build/docs/html; runs the code of every page
+	$(python) -m sphinx --quiet --fail-on-warning -d build/docs/doctrees docs build/docs/html $(ARGS)
+
 # Both ends of the versions that setup.cfg allows; at the upper end constraints.txt has others for
 # Python 3.12. Old libraries use what the newer ones below them deprecate.
 .PHONY: test-oldest test-newest
@@ -68,11 +72,11 @@ oldest = $(MAKE) venv=.venv-oldest constraints=.venv-oldest/constraints.txt PYTH
 .PHONY: clean
 clean:  ## remove environments, caches and build outputs; runs/ stays
 	rm -rf .venv .venv-oldest .venv-newest build dist *.egg-info
-	rm -rf .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf docs/generated .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Set-up. A stamp is written last, so what was interrupted is done again; the second stamp needs the
-# first, so two installations never run at once. An experiment needs no other library's packages.
+# Set-up. A stamp is written last, so what was interrupted is done again; each stamp needs the one
+# before, so two installations never run at once. An experiment needs no other library's packages.
 python_fits = $(shell "$(PYTHON)" -I -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
   >/dev/null 2>&1 && echo yes)
 python_says = $(shell { "$(PYTHON)" --version; } 2>&1 | head -n 1)
@@ -91,4 +95,9 @@ $(venv)/.experiments: $(venv)/.python setup.cfg pyproject.toml $(constraints)
 $(venv)/.test: $(venv)/.experiments
 	@echo "Setting up $(venv) for tests: the first time this fetches PyTorch and others."
 	$(pip_install) --no-build-isolation --editable '.[experiments,test,lint]'
+	@touch $@
+
+$(venv)/.docs: $(venv)/.test
+	@echo "Setting up $(venv) for the site: the first time this fetches Sphinx and others."
+	$(pip_install) --no-build-isolation --editable '.[experiments,test,lint,docs]'
 	@touch $@

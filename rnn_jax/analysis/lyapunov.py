@@ -209,7 +209,9 @@ def _result(growth: jax.Array, lost: jax.Array, every: int) -> LyapunovResult:
 
 
 def kaplan_yorke_dimension(exponents: jax.Array) -> jax.Array:
-    """k + (lambda_1 + ... + lambda_k) / |lambda_{k+1}|, k the last with a sum of at least 0.
+    """The Kaplan-Yorke dimension of the attractor of a system with these exponents.
+
+    k + (lambda_1 + ... + lambda_k) / |lambda_{k+1}|, k the last with a sum of at least 0.
 
     0 for a system that contracts in every direction, NaN if the sum of all the exponents given is
     still positive, or one of them is NaN. Kaplan and Yorke (1979), doi:10.1007/BFb0064319.

@@ -103,7 +103,7 @@ CELLS: dict[str, Callable[..., Cell] | Cell] = {
     "s5": s5,
     "rglru": rglru,
 }
-"""Every cell's factory by name. Assign to add your own: ``CELLS["mine"] = my_cell``."""
+"""Every cell's factory by name; assign to add your own, ``CELLS["mine"] = my_cell``."""
 
 
 def lookup(name: str, options: Mapping[str, Any] | None = None) -> Cell:

@@ -22,11 +22,11 @@ def convlstm(
     i, f, o = sigmoid(W (*) x_t + U (*) h_{t-1} + b),    g = tanh(W (*) x_t + U (*) h_{t-1} + b)
     c_t = f * c_{t-1} + i * g,    h_t = o * tanh(c_t),    y_t = h_t
 
-    (*) is a convolution over the grid with stride 1 and zeros beyond the border ("SAME").
+    Here ``(*)`` is a convolution over the grid with stride 1 and zeros beyond the border ("SAME").
 
-    With a grid X = ``shape`` and a kernel of K = ``kernel_size``, x is (*X, D), channels last.
-    Parameters: ``kernel`` (*K, D, 4 * H), ``recurrent_kernel`` (*K, H, 4 * H), ``bias`` (4 * H,),
-    in the order i, f, g, o. State: ``LSTMState(hidden, cell)``, each (*X, H).
+    With a grid X = ``shape`` and a kernel of K = ``kernel_size``, x is ``(*X, D)``, channels last.
+    Parameters: ``kernel`` ``(*K, D, 4 * H)``, ``recurrent_kernel`` ``(*K, H, 4 * H)``, ``bias``
+    (4 * H,), in the order i, f, g, o. State: ``LSTMState(hidden, cell)``, each ``(*X, H)``.
 
     Keras ``ConvLSTM1D`` to ``3D`` have the same parameters (their padding is "valid" by default).
     Flax and haiku pack i, g, f, o, have two biases, added, and add 1 to f. The initialisation is
@@ -37,8 +37,8 @@ def convlstm(
       shape: of the grid, 1 to 3 sizes; the default is a short line.
       kernel_size: one for all axes, or one for each.
       peephole: the gates look at the memory at their own place in the grid, i and f at c_{t-1}
-        and o at c_t, as in the paper. Adds ``peephole`` (*X, 3 * H), in the order i, f, o, zero at
-        first.
+        and o at c_t, as in the paper. Adds ``peephole`` ``(*X, 3 * H)``, in the order i, f, o,
+        zero at first.
 
     Raises:
       ValueError: for a grid without 1 to 3 axes, other than one kernel size per axis, sizes below

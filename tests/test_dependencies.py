@@ -21,11 +21,13 @@ PLACES = {
     "configs": "experiments",
     "tests": "test",
     "benchmarks": "test",
+    "docs": "docs",
 }
 """The extra that brings what the files of a folder import."""
 
 STARTED = {"mypy", "pytest-timeout", "pytest-xdist", "ruff", "setuptools"}
-"""Commands, plugins and the build: they are started, not imported."""
+STARTED |= {"furo", "myst-parser"}
+"""Commands, plugins, themes and the build: they are started, not imported."""
 
 UNDECLARED = {"datasets"}
 """What `text_from_hub` asks for in its error; no experiment and no test needs it."""
@@ -35,9 +37,9 @@ FILES = {
     for folder in PLACES
     for path in sorted((ROOT / folder).rglob("*.py"))
 }
-# Of tests and benchmarks also what is imported by its file name; a test writes star_cell.py.
+# Of tests, benchmarks and docs also what is imported by its file name; a test writes star_cell.py.
 OURS = {"rnn_jax", "experiments", "configs", "tests", "star_cell"} | {
-    path.stem for name, path in FILES.items() if name.startswith(("tests/", "benchmarks/"))
+    path.stem for name, path in FILES.items() if name.startswith(("tests/", "benchmarks/", "docs/"))
 }
 
 

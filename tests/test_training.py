@@ -132,7 +132,7 @@ with Checkpoints(sys.argv[1]) as checkpoints:
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, whole[1]))
     try:
         checkpoints.save(2, noise)
-    except ValueError as error:
+    except OSError as error:
         print(error)
     resource.setrlimit(resource.RLIMIT_FSIZE, whole)
 with Checkpoints(sys.argv[1]) as checkpoints:

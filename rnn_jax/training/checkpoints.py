@@ -81,7 +81,7 @@ class Checkpoints:
         """Keeps a pytree of arrays as that of ``step``, which is after all that were saved.
 
         Raises:
-          ValueError: for what cannot be written, as on a full disk; those before it stay.
+          OSError: for what cannot be written, as on a full disk; those before it stay.
         """
         args = self._ocp.args
         known = {"sha256": digest(state), "like": _shapes(state)}
@@ -91,7 +91,7 @@ class Checkpoints:
                 self._manager.save(step, args=items)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"{self.path(step)}: cannot be written: {reason:.1000}") from error
+            raise OSError(f"{self.path(step)}: cannot be written: {reason:.1000}") from error
 
     def newest(self, like: _T) -> tuple[int, _T] | None:
         """The newest state that is whole, with its step; None if there is none.

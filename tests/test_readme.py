@@ -96,6 +96,15 @@ def test_the_ratios_beside_the_peers_are_those_of_the_page_that_says_how():
     assert dict(zip(names, ratios[1:], strict=True)) == {name: measured[name] for name in names}
 
 
+def test_the_page_that_compares_has_the_same_ratios():
+    """Of its two tables the first one; the second leaves a column out."""
+    page = (ROOT / "docs/comparison.md").read_text().split("\n| steps |")[0]
+    design = (ROOT / "docs/design.md").read_text()
+    there = rows_under("Speed", page)
+    assert len(there) == 6
+    assert there == rows_under("A training step beside the peers", design)[:6]
+
+
 def test_what_the_page_on_measuring_points_at_exists():
     page = (ROOT / "docs" / "measuring.md").read_text()
     tests = {path.name: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}

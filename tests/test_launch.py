@@ -21,7 +21,7 @@ import toy_experiment
 from ml_collections import ConfigDict
 from toy_experiment import GOOD, RESULTS, ROOT, check_whole, cli, command, computed, files, imported
 
-from experiments import launch, rundir
+from experiments import command_line, launch, rundir
 
 home, toy, config = toy_experiment.home, toy_experiment.toy, toy_experiment.config
 
@@ -87,9 +87,9 @@ def test_what_the_user_got_wrong_ends_in_one_line(home, args, words):
 
 SHOW_TUPLES = """
 import sys
-from experiments import launch, rundir
-launch._parse_flags(sys.argv)
-config = launch.FLAGS.config
+from experiments import command_line
+command_line.parse_flags(sys.argv)
+config = command_line.FLAGS.config
 print(repr([config.cells, config.lengths, config.model.gains, config.pairs]))
 """
 DEFAULTS = [("elman", "gru"), (10, 20), (0.5, 1.0), ((1, 2), (3, 4))]
@@ -359,7 +359,7 @@ NO_FILE = "no file 'odd.py', known: (toy.py, toy_config.py|toy_config.py, toy.py
 def test_what_is_no_configuration_file_is_one_line(home, make, said):
     make(home / "odd.py")
     with pytest.raises(launch.UserError) as told:
-        launch._ConfigFile().parse("odd.py")
+        command_line.ConfigFile().parse("odd.py")
     assert re.fullmatch(f"--config=odd.py: {said}", str(told.value))
 
 

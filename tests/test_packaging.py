@@ -110,7 +110,7 @@ def test_its_metadata_say_what_the_checkout_says(wheel):
     assert metadata["Description-Content-Type"] == "text/markdown"
     readme = (ROOT / "README.md").read_text()
     assert metadata.get_payload(decode=True).decode() == readme
-    extras = {"tasks", "training", "interop", "experiments", "test", "lint"}
+    extras = {"tasks", "training", "interop", "experiments", "test", "lint", "docs"}
     assert {*metadata.get_all("Provides-Extra")} == extras
 
 

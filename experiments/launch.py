@@ -240,6 +240,8 @@ def _opened(
         with open_run(path, experiment.name, config.to_dict(), create=create) as rundir:
             if sources:
                 rundir.record_sources(sources)
+            if crew.count > 1:
+                rundir.drop_damaged_units()  # a file that is there is then one to wait for no more
             crew.meet("opened")
             yield rundir
     else:
@@ -305,9 +307,10 @@ def _compute(
             setup = functools.partial(_set_up_process, experiment.name)
             finished = side_by_side(compute, missing, rows.tell, shares=len(units), setup=setup)
 
-        def done(unit: str, arrays: Arrays, how: str) -> None:
-            results[unit] = arrays
-            bar.update(task, advance=1, description="")
+        def note(unit: str, how: str) -> None:
+            if unit not in failed:
+                results[unit] = rundir.load_unit(unit) or {}  # as a later start would find it
+                bar.update(task, advance=1, description="")
             if not terminal:
                 print(f"[{len(results)}/{len(units)}] {unit}: {how}", flush=True)
 
@@ -316,18 +319,14 @@ def _compute(
                 rows.remove(unit)
                 if isinstance(arrays, UserError):
                     failed[unit] = arrays
-                    if not terminal:
-                        how = f"failed after {seconds:.1f} s"
-                        print(f"[{len(results)}/{len(units)}] {unit}: {how}", flush=True)
+                    note(unit, f"failed after {seconds:.1f} s")
                 else:
                     rundir.save_unit(unit, arrays)
-                    # As a later start would find it.
-                    done(unit, rundir.load_unit(unit) or {}, f"{seconds:.1f} s")
-        while others and not failed:
-            for unit in [unit for unit in others if rundir.unit_path(unit).exists()]:
-                others.remove(unit)
-                done(unit, rundir.load_unit(unit) or {}, "computed by another process")
-            time.sleep(_LOOK if others else 0)
+                    note(unit, f"{seconds:.1f} s")
+        for unit in () if failed else others:
+            while not rundir.unit_path(unit).exists():
+                time.sleep(_LOOK)
+            note(unit, "computed by another process")
     if failed:
         message = str(next(iter(failed.values())))
         if len(failed) > 1:

@@ -106,6 +106,12 @@ class RunDir:
             print(f"{path}: cannot be read ({type(error).__name__}), so it is computed again")
             return None
 
+    def drop_damaged_units(self) -> None:
+        """Removes the files of units that cannot be read; what is there then is whole."""
+        for path in (self.path / "units").glob("*.npz"):
+            if self.load_unit(path.stem) is None:
+                path.unlink()
+
     def save_unit(self, unit: str, arrays: Arrays) -> None:
         write_file(self.unit_path(unit), npz_bytes(arrays))
 
@@ -251,7 +257,10 @@ def flatten(tree: Any, name: str, dump: Callable[[Any], str] = json.dumps) -> di
 
 
 def _no_pipe(path: Path) -> Path:
-    """The path, unless one would wait there for somebody to write."""
+    """The path, unless one would wait there for somebody to write.
+
+    As `rnn_jax.reading.readable`, which loads JAX.
+    """
     if stat.S_ISFIFO(path.stat().st_mode):
         raise ValueError("it is a pipe")
     return path

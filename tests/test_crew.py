@@ -66,6 +66,17 @@ def test_two_processes_leave_the_files_of_one(home, toy, config, start):
     assert files(home / "run") == files(home / "alone")
 
 
+def test_a_damaged_unit_of_another_process_is_waited_for(home, toy, config, start):
+    launch.run(toy, config, "run")
+    whole = files(home / "run")
+    (home / "run/units/walk-1.npz").write_bytes(b"PK damaged")
+    computed(home)
+    both = start(environ=({}, {"TOY_SECONDS": "2"}))  # the first is there before the second is done
+    assert [code for code, *_ in map(ended, both)] == [0, 0]
+    assert computed(home) == ["walk-1"]
+    assert files(home / "run") == whole
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "victim"), [("killed", 0), ("killed", 1), ("refuses", 1)])
 def test_one_that_ends_stops_the_other_and_the_run_resumes(home, toy, config, start, victim, how):

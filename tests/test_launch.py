@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from datetime import datetime
 from pathlib import Path
 
@@ -311,23 +312,25 @@ def test_a_file_in_the_way_of_a_unit_is_the_users(home, toy, config):
         launch.run(dataclasses.replace(toy, run_unit=run_unit), config, "run")
 
 
+def started(variables=types.MappingProxyType({})):
+    """The toy as a process, for a minute with each unit but the first."""
+    # A shell may have started us with Ctrl-C ignored, which a child would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(
+        command(*GOOD),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TOY_SECONDS": "60"} | dict(variables),
+    )
+
+
 @pytest.mark.parametrize("where", ["unit", "callback"])
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_run_says_how_to_resume_and_a_running_one_is_left_alone(
     home, toy, config, signum, code, where
 ):
-    # A shell may have started us with Ctrl-C ignored, which a child would inherit.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    child = subprocess.Popen(
-        command(*GOOD),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ
-        | {"TOY_SECONDS": "60"}
-        | ({"TOY_CALLBACK": ""} if where == "callback" else {}),
-    )
-    with child:
+    with started({"TOY_CALLBACK": ""} if where == "callback" else {}) as child:
         assert "walk-0" in child.stdout.readline()
         with pytest.raises(launch.UserError, match="--workdir=run: in use by another process"):
             launch.run(toy, config, "run")
@@ -365,15 +368,7 @@ def test_what_is_no_configuration_file_is_one_line(home, make, said):
 
 def test_a_signal_that_comes_again_and_again_is_answered_once(home, toy, config):
     """An impatient user, or a scheduler that sends the other one soon after."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    child = subprocess.Popen(
-        command(*GOOD),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TOY_SECONDS": "60"},
-    )
-    with child:
+    with started() as child:
         assert "walk-0" in child.stdout.readline()
         for signum in [signal.SIGINT, signal.SIGTERM] * 20:
             child.send_signal(signum)

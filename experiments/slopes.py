@@ -18,10 +18,14 @@ def fitted_slope(log_norms: np.ndarray) -> tuple[float, float]:
     """
     first, last = fit_window(log_norms.shape[-1] - 1)
     lags = np.arange(first, last + 1)
-    medians = quantiles(log_norms, axis=1)[1][:, ::-1][:, lags].astype(np.float64)
+    return slope_through(lags, quantiles(log_norms, axis=1)[1][:, ::-1][:, lags])
+
+
+def slope_through(lags: np.ndarray, medians: np.ndarray) -> tuple[float, float]:
+    """The same of what is left within the window: medians (seeds, lags) at some lags."""
     if not np.isfinite(medians).all():
         return float("nan"), float("nan")
-    slopes = np.array([np.polyfit(lags, one, 1)[0] for one in medians])
+    slopes = np.array([np.polyfit(lags, one, 1)[0] for one in medians.astype(np.float64)])
     seeds = len(slopes)
     return slopes.mean(), slopes.std(ddof=1) / seeds**0.5 if seeds > 1 else float("nan")
 

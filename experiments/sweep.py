@@ -3,8 +3,8 @@
 Run: python -m experiments.sweep --config=configs/sweep.py --workdir=runs/NAME
 then: python -m experiments.explorer --workdir=runs/NAME, a page to look through it.
 
-Every setting sees the same inputs and readouts. What is kept of a curve is the median over samples
-of each seed and the 10 and 90 % quantiles over all, at some fifty lags: small enough for a page.
+Every setting sees the same inputs and readouts. What is kept of a curve are the medians over the
+samples of each seed and quantiles over all, at some sixty lags: small enough for a page.
 """
 
 import functools
@@ -54,7 +54,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     checks.at_least(config, 32, "steps")
     checks.seed(config)
     checks.different("schemes", config.schemes, SCHEMES)
-    checks.increasing(config, "gains", "forget_biases")
+    checks.increasing(config, "gains", least=0)
+    checks.increasing(config, "forget_biases")
     lengths = list(config.lengths)
     if not lengths or lengths != sorted(set(lengths)) or lengths[0] < SHORTEST:
         raise ValueError(
@@ -108,8 +109,8 @@ def kept_lags(length: int) -> np.ndarray:
 def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarray]:
     """Of every setting and length the curves at `kept_lags`, and the exponents.
 
-    `gradient_T` (settings, seeds, lags), medians over samples; `spread_T` (settings, 2, lags),
-    quantiles over seeds and samples; `theory_T: NAME` (settings, lags), medians over both;
+    `medians_T` (settings, seeds, lags), over samples; `gradient_T` (settings, 3, lags), 10 %,
+    median and 90 % over seeds and samples; `theory_T: NAME` (settings, lags), medians over both;
     `lyapunov` (settings, seeds, exponents); `mean_field` (settings,), in nats per step.
     """
     name = unit.replace("=", ":")
@@ -134,12 +135,12 @@ def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarr
         measured = _curves(cell, name)(flat, repeated(xs[:, :, :length]), repeated(readouts))
         for quantity, values in measured.items():
             curves = values.reshape(len(grid), *shape, length + 1)[..., length - kept_lags(length)]
-            low, middle, high = quantiles(curves, axis=(1, 2))
+            pooled = quantiles(curves, axis=(1, 2))
             if quantity == "gradient":
-                results[f"gradient_{length}"] = quantiles(curves, axis=2)[1]
-                results[f"spread_{length}"] = np.stack((low, high), axis=1)
+                results[f"medians_{length}"] = quantiles(curves, axis=2)[1]
+                results[f"gradient_{length}"] = np.moveaxis(pooled, 0, 1)
             else:
-                results[f"theory_{length}: {quantity}"] = middle
+                results[f"theory_{length}: {quantity}"] = pooled[1]
     spectra = _spectra(cell, min(config.exponents, size), config.burn_in, config.tangent_burn_in)
     keys = np.tile(np.arange(config.seeds), len(grid))
     total = config.burn_in + config.tangent_burn_in + config.steps
@@ -259,7 +260,7 @@ def _slope(arrays: Mapping[str, np.ndarray], setting: int, length: int) -> tuple
     at = kept_lags(length)
     first, last = fit_window(length)
     inside = (at >= first) & (at <= last)
-    return slope_through(at[inside], arrays[f"gradient_{length}"][setting][:, inside])
+    return slope_through(at[inside], arrays[f"medians_{length}"][setting][:, inside])
 
 
 def _rows(config: ml_collections.ConfigDict, results: Results) -> Iterator[pd.DataFrame]:
@@ -291,10 +292,8 @@ def _readings(
     """What is known of one setting at one length."""
     at = kept_lags(length).astype(float)
     nothing = np.full(1, np.nan)
-    low, high = arrays[f"spread_{length}"][index]
-    seeds = arrays[f"gradient_{length}"][index]
-    curve = {"x": at, "value": quantiles(seeds, axis=0)[1], "low": low, "high": high}
-    yield {"quantity": "gradient", **curve}
+    low, middle, high = arrays[f"gradient_{length}"][index]
+    yield {"quantity": "gradient", "x": at, "value": middle, "low": low, "high": high}
     slope, error = _slope(arrays, index, length)
     yield {
         "quantity": "slope",

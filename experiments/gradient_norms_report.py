@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from experiments import figures, launch
-from experiments.slopes import fit_window, fitted_slope, quantiles
+from experiments.slopes import fit_window, fitted_slope, quantiles, shown_slope
 
 Arrays = Mapping[str, np.ndarray]
 Results = Mapping[str, Arrays]
@@ -119,7 +119,7 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
             {
                 "input": Path(config.data).name if source.startswith("file-") else source,
                 "cell": cell,
-                "slope (nats/step)": _shown_slope(slope, error),
+                "slope (nats/step)": shown_slope(slope, error),
                 "half-life (steps)": _half_life(slope, error),
                 "fit window (lags)": f"{first} to {last}",
                 "theory (nats/step)": _theory_slopes(arrays),
@@ -144,12 +144,6 @@ def _slowest_first(
         slopes = {unit: fitted_slope(arrays["readout"])[0] for unit, arrays in units}
         units.sort(key=lambda item: np.nan_to_num(-slopes[item[0]], nan=np.inf))
     yield from units
-
-
-def _shown_slope(slope: float, error: float) -> str:
-    if np.isnan(slope):
-        return "none: exact zeros"
-    return f"{slope:+.4f}" if np.isnan(error) else f"{slope:+.4f} ± {error:.4f}"
 
 
 def _half_life(slope: float, error: float) -> str:

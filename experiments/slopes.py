@@ -30,6 +30,17 @@ def slope_through(lags: np.ndarray, medians: np.ndarray) -> tuple[float, float]:
     return slopes.mean(), slopes.std(ddof=1) / seeds**0.5 if seeds > 1 else float("nan")
 
 
+def shown_slope(slope: float, error: float) -> str:
+    """A slope of `fitted_slope` and its error as a table has them.
+
+    >>> shown_slope(-0.2, 0.01), shown_slope(-0.2, float("nan"))
+    ('-0.2000 ± 0.0100', '-0.2000')
+    """
+    if np.isnan(slope):
+        return "none: exact zeros"
+    return f"{slope:+.4f}" if np.isnan(error) else f"{slope:+.4f} ± {error:.4f}"
+
+
 def quantiles(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
     """10 %, median and 90 %, each an observed value: -inf may be among them."""
     return np.quantile(values, (0.1, 0.5, 0.9), axis=axis, method="closest_observation")

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
 from experiments.gradient_norms import OWN_SCHEME, SCHEMES, TRAJECTORY_THEORY
-from experiments.slopes import fit_window, quantiles, slope_through
+from experiments.slopes import fit_window, quantiles, shown_slope, slope_through, spread
 from rnn_jax import Cell, theory
 from rnn_jax.analysis import gradient_flow, lyapunov_spectrum
 from rnn_jax.base import Params
@@ -248,9 +248,8 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
             f"{config.hidden_size} units, inputs of variance 1 into kernels of variance 1/D, loss "
             f"<v, s_T> with a random unit v; {config.seeds} seeds x {config.batch} sequences.",
             f"Slopes in nats per step at T = {config.lengths[-1]}, mean ± standard error over "
-            "seeds of a line through each seed's median over samples. Of gradients that decay and "
-            "of those that grow the flattest on the grid is shown.",
-            f"Largest exponent: mean over seeds along {config.steps} steps.",
+            "seeds of a line through each seed's median over samples; the flattest is next to 0.",
+            f"Largest exponent: mean ± standard error over seeds along {config.steps} steps.",
         ],
     )
 
@@ -325,17 +324,14 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
         name = unit.replace("=", ":")
         grid = settings(config, name)
         slopes = [_slope(arrays, index, length) for index in range(len(grid))]
-        own, error = slopes[0]
-        flattest = min(
-            range(len(grid)), key=lambda index: abs(np.nan_to_num(slopes[index][0], nan=np.inf))
-        )
+        flattest = int(np.argmin([abs(np.nan_to_num(slope, nan=np.inf)) for slope, _ in slopes]))
         rows.append(
             {
                 "cell": name,
-                "slope of its own scheme (nats/step)": f"{own:+.4f} ± {error:.4f}",
-                "largest exponent": f"{arrays['lyapunov'][0, :, 0].mean():+.4f}",
-                "flattest on the grid": _described(grid[flattest]) if len(grid) > 1 else "",
-                "slope": f"{slopes[flattest][0]:+.4f}" if len(grid) > 1 else "",
+                "slope of its own scheme (nats/step)": shown_slope(*slopes[0]),
+                "largest exponent": spread(arrays["lyapunov"][0, :, 0]),
+                "flattest on the grid": _described(grid[flattest]) if flattest else "",
+                "slope": shown_slope(*slopes[flattest]) if flattest else "",
             }
         )
     return pd.DataFrame(rows)

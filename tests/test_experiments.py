@@ -159,6 +159,22 @@ def test_iterations_follow_the_exponent(finished):
     assert report.summary["Newton (DEER), T = 20, 80"].iloc[1].endswith(">40")
 
 
+def test_where_nothing_is_solved_every_mark_lies_on_the_limit():
+    """In the first panel drawn there is then but one value for the axis."""
+    config = smoke("parallel_in_time")
+    shape = config.seeds, len(config.gains)
+    most = np.full(shape, config.iterations)
+    arrays = {"iterations": most, "solved": np.zeros(shape), "error": np.zeros(shape)}
+    results = dict.fromkeys(experiment("parallel_in_time").units(config), arrays)
+    results["exponents"] = {"lambda_1": np.ones(shape)}
+    for limit in (40, 100):
+        config.iterations = limit
+        most[:] = limit
+        figure = experiment("parallel_in_time").report(config, results).figures["iterations"]()
+        low, high = figure.axes[0].get_ylim()
+        assert low < limit < high
+
+
 def test_powers_of_one_matrix_and_products_of_many():
     """A16: S_k and (a^2 + b^2)^k; four draws of 100 units leave some per cent of the norm."""
     config = smoke("tied_vs_untied", seeds=4, hidden_size=100, lag=20)

@@ -49,7 +49,10 @@ lint: $(venv)/.test  ## ruff: errors and formatting
 types: $(venv)/.test  ## mypy
 	$(python) -m mypy
 
-.PHONY: docs
+.PHONY: figures docs
+figures: $(venv)/.experiments  ## docs/figures, drawn from the runs that docs/gallery keeps
+	$(python) -m experiments.gallery
+
 docs: $(venv)/.docs  ## the site in build/docs/html; runs the code of every page
 	$(python) -m sphinx --quiet --fail-on-warning -d build/docs/doctrees docs build/docs/html $(ARGS)
 

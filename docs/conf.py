@@ -18,9 +18,10 @@ extensions = [
     "sphinx.ext.viewcode",
     "docstrings",
     "executed",
+    "gallery",
     "mathml",
 ]
-exclude_patterns = ["extensions", "templates", "static"]
+exclude_patterns = ["extensions", "templates", "static", "gallery/*/**"]
 templates_path = ["templates"]
 html_theme = "furo"
 # A browser sets MathML well with a font for mathematics only; this one comes with a package.

@@ -131,6 +131,8 @@ def _define_flags(own: Sequence[str]) -> None:
         flags.DEFINE_string("workdir", None, f"Run directory{which}.")
     if "output" in own:
         flags.DEFINE_string("output", None, "FILE.html to write; else report.html in --workdir.")
+    if "keep" in own:
+        flags.DEFINE_string("keep", None, "Run directory of which the gallery keeps a small copy.")
     if "plot_only" in own:
         flags.DEFINE_boolean("plot_only", False, "Redraw from saved results, compute nothing.")
         flags.DEFINE_boolean("distributed", False, "Share the units with other processes.")

@@ -38,27 +38,33 @@ class Report:
 
 def write_report(rundir: RunDir, name: str, report: Report, results: Mapping[str, Arrays]) -> None:
     """Writes the final files; the same results give the same bytes."""
-    import matplotlib
-
     path = rundir.path
     csv = report.table.to_csv(index=False, lineterminator="\n")
     write_file(path / "results.csv", csv.encode())
     arrays = {f"{unit}/{key}": value for unit in results for key, value in results[unit].items()}
     write_file(path / "arrays.npz", npz_bytes(arrays))
-    matplotlib.use("agg")
     for title, draw in report.figures.items():
         figure = draw()
-        for kind, metadata in (("png", {}), ("svg", {"Date": None})):
-            buffer = io.BytesIO()
-            with matplotlib.rc_context({"svg.hashsalt": title}):  # else its ids are random
-                figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
-            write_file(path / "figures" / f"{title}.{kind}", buffer.getvalue())
+        for kind in ("png", "svg"):
+            write_file(path / "figures" / f"{title}.{kind}", figure_bytes(title, figure, kind))
     parts = [f"# {name}", _markdown(report.summary)]
     # Further lines of a note are indented, else they would begin something else.
     lines = ["- " + note.replace("\n", "\n  ") for note in report.notes]
     parts += ["\n".join(lines)] if lines else []
     parts += [f"![{title}](figures/{title}.png)" for title in report.figures]
     write_file(path / "summary.md", ("\n\n".join(parts) + "\n").encode())
+
+
+def figure_bytes(title: str, figure: "Figure", kind: str) -> bytes:
+    """The file of a figure, "png" or "svg": the same figure gives the same bytes."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": title}):  # else its ids are random
+        metadata = {"Date": None} if kind == "svg" else {}
+        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+    return buffer.getvalue()
 
 
 def _table(frame: "pd.DataFrame", written: Callable[[str], str] = str, **options: Any) -> "Table":

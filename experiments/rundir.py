@@ -68,7 +68,7 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
-def npz_bytes(arrays: Arrays) -> bytes:
+def npz_bytes(arrays: Arrays, compression: int = zipfile.ZIP_STORED) -> bytes:
     """An .npz file that depends on nothing but the arrays.
 
     Unlike `np.savez` it leaves no name of an array taken by an argument, and rejects what .npy
@@ -80,7 +80,9 @@ def npz_bytes(arrays: Arrays) -> bytes:
             array = np.asarray(array)
             if array.dtype.kind not in "biufcSU":
                 raise TypeError(f"array {name!r}: cannot save {array.dtype}; convert it first")
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+            info = zipfile.ZipInfo(f"{name}.npy")
+            info.compress_type = compression
+            with archive.open(info, "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
     return buffer.getvalue()
 

@@ -49,8 +49,9 @@ _CACHE = "RNN_JAX_TESTS_CACHE"
 
 
 def pytest_configure(config):
-    """One cache of compiled programs for all workers, of this run alone."""
-    if not hasattr(config, "workerinput"):
+    """One cache of compiled programs for all workers, of this run alone unless it is given."""
+    config.own_cache = _CACHE not in os.environ
+    if config.own_cache:
         os.environ[_CACHE] = tempfile.mkdtemp(prefix="rnn_jax_tests_")
     jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -58,7 +59,7 @@ def pytest_configure(config):
 
 
 def pytest_unconfigure(config):
-    if not hasattr(config, "workerinput"):
+    if config.own_cache:  # not of the workers, which were given that of the first process
         shutil.rmtree(os.environ.pop(_CACHE))
 
 

@@ -36,7 +36,7 @@ class Gallery:
     def append(self, app: Sphinx, docname: str, source: list[str]) -> None:
         name = docname.removeprefix("gallery/")
         if docname == "experiments":
-            source[0] += "\n" + cards()
+            source[0] = source[0].replace("<!-- gallery -->", cards())
         elif name in self.drawing:
             figures = self.drawing.pop(name).result()
             source[0] += "\n" + told(name, [f"/{FIGURES}/{file}" for file in figures])
@@ -55,9 +55,9 @@ def drawn(name: str, folder: Path) -> list[str]:
 
 
 def cards() -> str:
-    """Markdown of a picture for every entry, each of which leads to its page."""
-    links = [f"[![{name}](figures/{name}.png)](gallery/{name}.md)" for name in ENTRIES]
-    return "\n\n".join(["## Gallery", ":::{container} cards", *links, ":::"])
+    """Markdown of a picture and a name for every entry, both of which lead to its page."""
+    links = [f"[![](figures/{name}.png) {name}](gallery/{name}.md)" for name in ENTRIES]
+    return "\n\n".join([":::{container} cards", *links, ":::"])
 
 
 def told(name: str, figures: list[str]) -> str:

@@ -183,8 +183,7 @@ def data(readings: Readings) -> dict[str, Any]:
     theories = dict.fromkeys(name for parts in readings.values() for name in _theories(parts))
     return {
         "cells": [
-            {"name": cell, "label": figures.label(cell), **_look(colours, cell)}
-            for cell in colours
+            {"name": cell, "label": figures.label(cell), **_look(colours, cell)} for cell in colours
         ],
         "schemes": [{"name": name, "label": SCHEMES.get(name, name)} for name in schemes],
         "lengths": sorted({setting.length for setting in readings}),
@@ -318,6 +317,4 @@ def _facts(sweep: Sweep) -> list[str]:
 if __name__ == "__main__":
     from experiments import launch
 
-    launch.main(
-        launch.Command("explorer", write_page, flags=("workdir", "output"), uses_jax=False)
-    )
+    launch.main(launch.Command("explorer", write_page, flags=("workdir", "output"), uses_jax=False))

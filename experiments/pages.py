@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,12 @@ def damaged(path: Path, how: str = "damaged") -> UserError:
 
 
 def render(
-    name: str, *, library: str = "", images: str = "data:", filters: Any = None, **values: Any
+    name: str,
+    *,
+    library: str = "",
+    images: str = "data:",
+    filters: Mapping[str, Callable[..., Any]] | None = None,
+    **values: Any,
 ) -> str:
     """The HTML of a page by the template, style and script called `name`.
 
@@ -107,14 +112,16 @@ def render(
     import jinja2
     from markupsafe import Markup
 
-    base = (TEMPLATES / "base.css").read_text("utf-8")
-    style, script = ((TEMPLATES / f"{name}.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    style = base + style
-    # A library makes its rules in a style that is empty at first.
-    styles, scripts = ((style, ""), (library, script)) if library else ((style,), (script,))
+    base, own, script = (
+        (TEMPLATES / file).read_text("utf-8") for file in ("base.css", f"{name}.css", f"{name}.js")
+    )
+    style = base + own
+    # A library sets styles of its own, which can load nothing either.
+    styles = "'unsafe-inline'" if library else _hashes(style)
+    scripts = _hashes(library, script) if library else _hashes(script)
     policy = (
-        f"default-src 'none'; img-src {images}; style-src {_hashes(styles)};"
-        f" script-src {_hashes(scripts)}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src {images}; style-src {styles}; script-src {scripts};"
+        " base-uri 'none'; form-action 'none'"
     )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -135,7 +142,7 @@ def render(
     )
 
 
-def _hashes(texts: Sequence[str]) -> str:
+def _hashes(*texts: str) -> str:
     digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in texts)
     return " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
 

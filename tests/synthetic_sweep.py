@@ -24,8 +24,8 @@ def lags(length):
 def readings(cell, scheme, gain, bias, length, rng):
     """The rows of a setting at a length: a line with noise, and exact zeros in an LSTM of bias 4."""
     about = [cell, scheme, gain, bias, length]
-    slope = 0.7 * math.log(gain or 0.98) - 0.05 + 0.01 * (bias or 0) + 0.002 * len(cell)
-    slope -= 0.3 * (cell == "elman" and gain is not None)
+    slope = 0.7 * math.log(gain or 0.98) - 0.05 + 0.01 * (bias or 0)
+    slope -= {"elman": 0.3, "gru": 0.07}.get(cell, 0.0) if gain is not None else 0.01 * len(cell)
     for lag in lags(length):
         value = slope * lag - 0.4 * math.log1p(lag) + rng.normal() * 0.05
         if cell == "gru" and gain == 1.5 and lag > 30:
@@ -72,9 +72,7 @@ def write_results(folder, table):
     with open(folder / "results.csv", "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(
-            ["" if value is None else value for value in row] for row in table
-        )
+        writer.writerows(["" if value is None else value for value in row] for row in table)
 
 
 def write_run(folder, table=None):

@@ -82,7 +82,7 @@ function valueAt(curve, x) {
 const FIRST_CELLS = 6; // drawn at first
 
 function defaultView() {
-  const scheme = DATA.schemes[0].name;
+  const { name: scheme } = DATA.schemes.find(({ name }) => name !== "own") ?? DATA.schemes[0];
   const ways = (name) => choices(name, scheme);
   const view = {
     scheme,
@@ -240,7 +240,7 @@ const marks = (cell, colour) => ({ symbol: SYMBOLS[cell.mark % SYMBOLS.length] |
 const finite = (values) => values.map((value) => (isNumber(value) ? value : null));
 
 function bandOf(cell, curve, bottom, theme) {
-  return trace(cell, "band", { ...outline(curve, bottom), mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: withAlpha(cell.colour[theme], 0.16), hoverinfo: "skip" });
+  return trace(cell, "band", { ...outline(curve, bottom), mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: withAlpha(cell.colour[theme], 0.13), hoverinfo: "skip" });
 }
 
 function lineOf(cell, quantity, curve, theme) {
@@ -270,6 +270,7 @@ function gradientTraces(curves, view, bottom, theme) {
   ];
 }
 
+const ROUND_LAGS = [0, 1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
 const floorNames = { value: "floor of float32", square: "floor of its squares" };
 
 // Colours of the page's own styles, for what plotly draws itself.
@@ -283,7 +284,7 @@ function layoutOf({ text, faint, line }, xaxis, yaxis, rest) {
   return {
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: text },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    margin: { l: 60, r: 12, t: 12, b: 48 },
+    margin: { l: 60, r: 20, t: 12, b: 48 },
     hovermode: "x", hoverdistance: -1, dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", showlegend: false,
     xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis },
     ...rest,
@@ -304,8 +305,8 @@ function gradientFigure(curves, view, colours) {
   const floors = Object.entries(DATA.floors).filter(([, floor]) => floor > bottom && floor < top);
   const shapes = [cursorAt(view.lag, view, colours.text), ...floors.map(([, floor]) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: floor, y1: floor, line: { color: colours.faint, width: 1, dash: "dot" } }))];
   const annotations = floors.map(([name, floor]) => ({ xref: "paper", x: 1, xanchor: "right", y: floor, yanchor: "bottom", showarrow: false, text: `${floorNames[name]}, ${written(floor, 3)}`, font: { size: 11, color: colours.faint } }));
-  const shortest = Math.min(...lagsOf(curves).filter((lag) => lag > 0), 1);
-  const xaxis = view.log ? { type: "log", range: [Math.log10(shortest), Math.log10(view.length)] } : { type: "linear", range: [0, view.length] };
+  const [shortest = 1] = lagsOf(curves).filter((lag) => lag > 0);
+  const xaxis = view.log ? { type: "log", tickvals: ROUND_LAGS, range: [Math.log10(shortest), Math.log10(view.length)] } : { type: "linear", range: [0, view.length] };
   return {
     data: gradientTraces(curves, view, bottom, theme),
     layout: layoutOf(colours, { title: { text: "lag T − t (steps)", standoff: 8 }, ...xaxis }, { title: { text: "ln ‖∂L/∂s<sub>t</sub>‖ (nats)", standoff: 8 }, range: [bottom, top] }, { shapes, annotations }),
@@ -404,7 +405,7 @@ function drawTable(curves, view, lag) {
   });
   if (!rows.length) rows.push(made("tr", {}, made("td", { colSpan: 6 }, "No cell is chosen.")));
   element("table").tBodies[0].replaceChildren(...rows);
-  element("at-lag").textContent = `at lag ${lag}, [10 %, 90 %]`;
+  element("at-lag").textContent = `at lag ${lag} [10\u00a0%,\u00a090\u00a0%]`;
 }
 
 function choiceInWords(view) {
@@ -460,6 +461,8 @@ function drawControls(view, curves) {
     input.parentElement.classList.toggle("lacking", Boolean(lack(input.value, view)));
     input.title = lack(input.value, view);
   }
+  const lacking = DATA.cells.some((cell) => lack(cell.name, view));
+  element("cells-note").textContent = lacking ? "In italics: no data for this choice." : "";
   for (const input of inputs("scheme")) input.checked = input.value === view.scheme;
   for (const input of inputs("length")) input.checked = Number(input.value) === view.length;
   for (const input of inputs("axis")) input.checked = (input.value === "log") === view.log;

@@ -263,17 +263,17 @@ def _encoded(number: float | None) -> float | str | None:
 
 
 def theory_slope(points: Sequence[Point], length: int) -> float | None:
-    """Of a line through a curve of theory, in the window in which the measured slopes are fitted."""
+    """Of a line through a curve of theory, in the window of the measured slopes."""
     import numpy as np
 
     from experiments.slopes import fit_window
 
     first, last = fit_window(length)
-    inside = [p for p in points if p.x is not None and first <= p.x <= last]
-    values = [math.nan if p.value is None else p.value for p in inside]
-    if len(inside) < 2 or not np.isfinite(values).all():
+    known = [(p.x, p.value) for p in points if p.x is not None and p.value is not None]
+    inside = np.array([(x, value) for x, value in known if first <= x <= last])
+    if len(inside) < 2 or not np.isfinite(inside).all():
         return None
-    return float(np.polyfit([p.x for p in inside], values, 1)[0])  # type: ignore[misc]
+    return float(np.polyfit(*inside.T, 1)[0])
 
 
 # ----- writing ------------------------------------------------------------------------------------

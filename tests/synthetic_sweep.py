@@ -22,7 +22,7 @@ def lags(length):
 
 
 def readings(cell, scheme, gain, bias, length, rng):
-    """The rows of a setting at a length: a line with noise, and exact zeros in an LSTM of bias 4."""
+    """The rows of a setting at a length: a noisy line, and exact zeros in a GRU of gain 1.5."""
     about = [cell, scheme, gain, bias, length]
     slope = 0.7 * math.log(gain or 0.98) - 0.05 + 0.01 * (bias or 0)
     slope -= {"elman": 0.3, "gru": 0.07}.get(cell, 0.0) if gain is not None else 0.01 * len(cell)

@@ -115,7 +115,8 @@ function viewOf(address) {
   const given = new URLSearchParams(address.replace(/^#/, ""));
   const view = defaultView();
   const number = (name, otherwise) => (given.get(name)?.trim() && Number.isFinite(Number(given.get(name))) ? Number(given.get(name)) : otherwise);
-  const flag = (name, otherwise) => ({ 0: false, 1: true })[given.get(name)] ?? otherwise;
+  const word = (name, known, otherwise) => (Object.hasOwn(known, given.get(name)) ? known[given.get(name)] : otherwise);
+  const flag = (name, otherwise) => word(name, { 0: false, 1: true }, otherwise);
   if (given.has("cell")) view.cells = DATA.cells.map((cell) => cell.name).filter((name) => given.getAll("cell").includes(name));
   if (DATA.schemes.some((scheme) => scheme.name === given.get("init"))) view.scheme = given.get("init");
   return settled({
@@ -123,7 +124,7 @@ function viewOf(address) {
     gain: number("gain", view.gain),
     bias: number("bias", view.bias),
     length: number("length", view.length),
-    log: ({ linear: false, log: true })[given.get("axis")] ?? view.log,
+    log: word("axis", { linear: false, log: true }, view.log),
     band: flag("band", view.band),
     theory: flag("theory", view.theory),
     lag: number("lag", view.lag),
@@ -239,8 +240,8 @@ const trace = (cell, quantity, rest) => ({ type: "scatter", name: escaped(cell.l
 const marks = (cell, colour) => ({ symbol: SYMBOLS[cell.mark % SYMBOLS.length] || "circle", size: 7, color: colour, maxdisplayed: 12 });
 const finite = (values) => values.map((value) => (isNumber(value) ? value : null));
 
-function bandOf(cell, curve, bottom, theme) {
-  return trace(cell, "band", { ...outline(curve, bottom), mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: withAlpha(cell.colour[theme], 0.13), hoverinfo: "skip" });
+function bandOf(cell, quantity, curve, bottom, theme) {
+  return trace(cell, `${quantity} band`, { ...outline(curve, bottom), mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: withAlpha(cell.colour[theme], 0.13), hoverinfo: "skip" });
 }
 
 function lineOf(cell, quantity, curve, theme) {
@@ -263,7 +264,7 @@ const theoriesOf = ({ setting }, view) => (view.theory ? Object.entries(setting.
 function gradientTraces(curves, view, bottom, theme) {
   const each = (draw) => curves.flatMap((curve) => draw(curve));
   return [
-    ...each(({ cell, setting: { gradient } }) => (view.band && gradient.low ? [bandOf(cell, gradient, bottom, theme)] : [])),
+    ...each(({ cell, setting: { gradient } }) => (view.band && gradient.low ? [bandOf(cell, "gradient", gradient, bottom, theme)] : [])),
     ...each(({ cell, setting: { gradient } }) => [lineOf(cell, "gradient", gradient, theme)]),
     ...each((curve) => theoriesOf(curve, view).map(([name, line]) => theoryOf(curve.cell, name, line, theme))),
     ...each(({ cell, setting: { gradient } }) => (gradient.value.includes(-Infinity) ? [zerosOf(cell, gradient, bottom, theme)] : [])),
@@ -327,7 +328,7 @@ function spectrumFigure(curves, view, colours) {
   const [bottom, top] = rangeOf(values);
   const last = Math.max(1, ...shown.flatMap(({ spectrum }) => spectrum.x));
   const data = [
-    ...shown.flatMap(({ cell, spectrum }) => (spectrum.low ? [bandOf(cell, spectrum, bottom, theme)] : [])),
+    ...shown.flatMap(({ cell, spectrum }) => (spectrum.low ? [bandOf(cell, "lyapunov", spectrum, bottom, theme)] : [])),
     ...shown.map(({ cell, spectrum }) => ({ ...lineOf(cell, "lyapunov", spectrum, theme), mode: "lines+markers", marker: { ...marks(cell, cell.colour[theme]), size: 5 } })),
     ...curves.filter(({ setting }) => isNumber(setting.slope[0])).map(({ cell, setting }) => slopeOf(cell, setting.slope, theme)),
   ];

@@ -3,23 +3,33 @@
 "use strict";
 
 const element = (id) => document.getElementById(id);
-const DATA = decoded(JSON.parse(element("data").textContent));
 const MINUS = "−";
 
 // ----- the data ----------------------------------------------------------------------------------
 
-// JSON has no infinities; curves have their lags themselves.
+// Numbers of a curve: the letter of their type and their bytes; NaN is an empty field.
+function unpacked(text) {
+  const bytes = Uint8Array.from(atob(text.slice(1)), (sign) => sign.charCodeAt(0));
+  const numbers = text[0] === "f" ? new Float32Array(bytes.buffer) : new Float64Array(bytes.buffer);
+  return Array.from(numbers, (value) => (Number.isNaN(value) ? null : value));
+}
+
+// JSON has no infinities.
+const finiteOrNot = (value) => (typeof value === "string" ? Number(value.replace("inf", "Infinity")) : value);
+
 function decoded(data) {
-  const numbers = (list) => list?.map((value) => (typeof value === "string" ? Number(value.replace("inf", "Infinity")) : value));
-  const curve = ({ x, value, low, high, slope }) => ({ x: data.grids[x], value: numbers(value), low: numbers(low), high: numbers(high), slope });
+  const curve = ({ x, value, low, high, slope }) => ({
+    x: data.grids[x], value: unpacked(value), low: low && unpacked(low), high: high && unpacked(high), slope,
+  });
   for (const setting of data.settings) {
     for (const name of ["gradient", "lyapunov"]) if (setting[name]) setting[name] = curve(setting[name]);
     for (const name of Object.keys(setting.theories)) setting.theories[name] = curve(setting.theories[name]);
-    for (const name of ["slope", "half-life"]) setting[name] = numbers(setting[name]) ?? [null, null, null];
+    for (const name of ["slope", "half-life"]) setting[name] = setting[name]?.map(finiteOrNot) ?? [null, null, null];
   }
   return data;
 }
 
+const DATA = decoded(JSON.parse(element("data").textContent));
 const sorted = (values) => [...new Set(values)].sort((a, b) => a - b);
 const nearest = (values, wanted) => values.reduce((best, value) => (Math.abs(value - wanted) < Math.abs(best - wanted) ? value : best));
 const isNumber = (value) => value !== null && Number.isFinite(value);
@@ -39,7 +49,7 @@ function settingOf(cell, view, length = view.length) {
     && fits(setting.gain, view.gain) && fits(setting.forget_bias, view.bias));
 }
 
-// Exponents belong to the longest sequences, whichever are shown.
+// Exponents are those of the network, whatever the length; they stand with the longest.
 const spectrumOf = (cell, view) => settingOf(cell, view, DATA.lengths.at(-1))?.lyapunov;
 
 const nameOf = (list, name) => list.find((one) => one.name === name)?.label ?? name;
@@ -148,11 +158,16 @@ function addressOf(view) {
 
 const signed = (text) => text.replace("-", MINUS);
 
+const powerOfTen = (exponent) => `·10${[...String(exponent)].map((sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(sign)]).join("")}`;
+const isPlain = (value) => value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e6);
+
 // A number rounded for display; an empty one is a dash.
 function written(value, digits = 4) {
   if (value === null) return "–";
   if (!Number.isFinite(value)) return value < 0 ? `${MINUS}∞` : "∞";
-  return signed(String(Number(value.toPrecision(digits))));
+  if (isPlain(value)) return signed(String(Number(value.toPrecision(digits))));
+  const [factor, exponent] = value.toExponential(digits - 1).split("e");
+  return signed(String(Number(factor))) + powerOfTen(Number(exponent));
 }
 
 // A value with as many decimals as its error tells.
@@ -160,8 +175,11 @@ function withError([value, low]) {
   if (value === null) return "–";
   const error = low === null ? 0 : value - low;
   if (!(error > 0)) return written(value);
-  const decimals = Math.min(Math.max(1 - Math.floor(Math.log10(error)), 0), 12);
-  return `${signed(value.toFixed(decimals))} ± ${error.toFixed(decimals)}`;
+  const fixed = (number, scale) => (number / scale).toFixed(Math.min(Math.max(1 - Math.floor(Math.log10(error / scale)), 0), 12));
+  const both = (scale) => `${signed(fixed(value, scale))} ± ${fixed(error, scale)}`;
+  if (isPlain(Math.max(Math.abs(value), error))) return both(1);
+  const exponent = Math.floor(Math.log10(Math.max(Math.abs(value), error)));
+  return `(${both(10 ** exponent)})${powerOfTen(exponent)}`;
 }
 
 const between = ({ low, high }) => (low === null || high === null ? "" : `[${written(low)}, ${written(high)}]`);
@@ -271,6 +289,7 @@ function gradientTraces(curves, view, bottom, theme) {
   ];
 }
 
+const faded = (colour) => colour.replace("rgb(", "rgba(").replace(")", ", 0.75)");
 const ROUND_LAGS = [0, 1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
 const floorNames = { value: "floor of float32", square: "floor of its squares" };
 
@@ -305,7 +324,7 @@ function gradientFigure(curves, view, colours) {
   const [bottom, top] = rangeOf(values);
   const floors = Object.entries(DATA.floors).filter(([, floor]) => floor > bottom && floor < top);
   const shapes = [cursorAt(view.lag, view, colours.text), ...floors.map(([, floor]) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: floor, y1: floor, line: { color: colours.faint, width: 1, dash: "dot" } }))];
-  const annotations = floors.map(([name, floor]) => ({ xref: "paper", x: 1, xanchor: "right", y: floor, yanchor: "bottom", showarrow: false, text: `${floorNames[name]}, ${written(floor, 3)}`, font: { size: 11, color: colours.faint } }));
+  const annotations = floors.map(([name, floor]) => ({ xref: "paper", x: 1, xanchor: "right", y: floor, yanchor: "bottom", showarrow: false, text: `${floorNames[name]}, ${written(floor, 3)}`, font: { size: 11, color: colours.faint }, bgcolor: faded(colours.page), borderpad: 0 }));
   const [shortest = 1] = lagsOf(curves).filter((lag) => lag > 0);
   const xaxis = view.log ? { type: "log", tickvals: ROUND_LAGS, range: [Math.log10(shortest), Math.log10(view.length)] } : { type: "linear", range: [0, view.length] };
   return {
@@ -329,7 +348,7 @@ function spectrumFigure(curves, view, colours) {
   const last = Math.max(1, ...shown.flatMap(({ spectrum }) => spectrum.x));
   const data = [
     ...shown.flatMap(({ cell, spectrum }) => (spectrum.low ? [bandOf(cell, "lyapunov", spectrum, bottom, theme)] : [])),
-    ...shown.map(({ cell, spectrum }) => ({ ...lineOf(cell, "lyapunov", spectrum, theme), mode: "lines+markers", marker: { ...marks(cell, cell.colour[theme]), size: 5 } })),
+    ...shown.map(({ cell, spectrum }) => ({ ...lineOf(cell, "lyapunov", spectrum, theme), mode: "lines+markers", marker: { ...marks(cell, cell.colour[theme]), size: 5, maxdisplayed: 0 } })),
     ...curves.filter(({ setting }) => isNumber(setting.slope[0])).map(({ cell, setting }) => slopeOf(cell, setting.slope, theme)),
   ];
   const zero = { type: "line", xref: "paper", x0: 0, x1: 1, y0: 0, y1: 0, layer: "below", line: { color: colours.faint, width: 1.5 } };
@@ -520,9 +539,7 @@ function noteOfGradient() {
 
 function noteOfSpectrum() {
   const without = curves.filter(({ spectrum }) => !spectrum).map(({ cell }) => cell.label);
-  const longest = DATA.lengths.at(-1);
-  const same = view.length === longest ? "" : ` They belong to the longest sequences (${longest} steps), the slopes to ${view.length} steps.`;
-  return `The slope of the gradient stands at index 0.${same}${without.length ? ` No exponents: ${without.join(", ")}.` : ""}`;
+  return `Exponents are those of the network, for every length; at index 0 stands the slope of its gradient over ${steps(view.length)}.${without.length ? ` No exponents: ${without.join(", ")}.` : ""}`;
 }
 
 // ----- reading at a lag --------------------------------------------------------------------------

@@ -137,7 +137,7 @@ function viewOf(address) {
     log: word("axis", { linear: false, log: true }, view.log),
     band: flag("band", view.band),
     theory: flag("theory", view.theory),
-    lag: number("lag", view.lag),
+    lag: number("lag", number("length", view.length) / 2),
   });
 }
 

@@ -392,6 +392,12 @@ def test_exact_zeros_are_shown_and_named(sweep, open_page):
     )
     assert zeros == [lag for lag, (value, *_) in found.items() if value == -math.inf]
     assert len(zeros) > 10
+    bottom = page.evaluate("document.getElementById('gradient-plot').layout.yaxis.range[0]")
+    lags, edge = page.evaluate(DRAWN)["gru gradient band"]
+    assert {y for x, y in zip(lags, edge, strict=True) if x in zeros} == {
+        bottom,
+        *(high for lag, (_, _, high) in found.items() if lag in zeros),
+    }
     row = page.locator("#table tbody tr")
     assert "exactly zero" in row.inner_text()
     assert row.inner_text().count("exact zeros") == 2  # neither a slope nor a half-life
@@ -660,6 +666,12 @@ def test_nothing_overflows(sweep, open_page, width):
     )
     assert right[0] <= width, right
     plot = page.locator("#gradient-plot .main-svg").first.bounding_box()
+    for part in (0.3, 0.5, 0.9):
+        page.mouse.move(plot["x"] + part * plot["width"], plot["y"] + 50)
+        expect(page.locator("#tip")).to_be_visible()
+        tip = page.locator("#tip").bounding_box()
+        assert tip["x"] >= plot["x"]
+        assert tip["x"] + tip["width"] <= plot["x"] + plot["width"] + 1
     assert plot["width"] > 0.55 * min(width, 800)
 
 

@@ -291,7 +291,7 @@ function gradientTraces(curves, view, bottom, theme) {
 
 const faded = (colour) => colour.replace("rgb(", "rgba(").replace(")", ", 0.75)");
 const ROUND_LAGS = [0, 1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
-const floorNames = { value: "floor of float32", square: "floor of its squares" };
+const floorNames = { value: "float32 ends", square: "squares in float32 end" };
 
 // Colours of the page's own styles, for what plotly draws itself.
 function paint() {
@@ -557,14 +557,14 @@ function tipRows(lag) {
   ]);
 }
 
-// Beside the pointer, on the side where there is more room.
+// Beside the pointer, on the side where there is more room, and within the figure.
 function showTip(lag, x) {
   tip.replaceChildren(made("table", {}, made("caption", {}, `lag ${lag}`), made("tbody", {}, ...tipRows(lag))));
-  const right = x > gradientPlot.clientWidth / 2;
-  tip.style.left = right ? "auto" : `${x + 16}px`;
-  tip.style.right = right ? `${gradientPlot.clientWidth - x + 16}px` : "auto";
-  tip.hidden = false;
   if (!gradientPlot.contains(tip)) gradientPlot.append(tip);
+  tip.hidden = false;
+  const room = gradientPlot.clientWidth - tip.offsetWidth;
+  const left = x > gradientPlot.clientWidth / 2 ? x - 16 - tip.offsetWidth : x + 16;
+  tip.style.left = `${Math.max(0, Math.min(left, room))}px`;
 }
 
 function hideTip() {

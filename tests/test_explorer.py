@@ -307,10 +307,10 @@ SHOWN = """() => [...document.querySelectorAll("#table tbody tr")].map((row) => 
     [...row.querySelectorAll("data")].map((data) => [data.value, data.textContent])])"""
 
 
-def curve(found, quantity, **where):
+def curve(found):
     """The finite points of a curve, as a trace has them: none where it is not finite."""
     return [
-        [x for x, _ in found.items()],
+        [*found],
         [
             value if value is not None and math.isfinite(value) else None
             for value, *_ in found.values()
@@ -334,7 +334,7 @@ def check_drawn(page, found, cells, scheme, gain, biases, length, theory=True):
                 assert trace == (None if value is None else [[0], [value]])
             elif quantity != "half-life":
                 shown = bool(expected) and (theory or not quantity.startswith("theory"))
-                assert trace == (curve(expected, quantity) if shown else None), (cell, quantity)
+                assert trace == (curve(expected) if shown else None), (cell, quantity)
 
 
 def test_figures_show_what_the_file_says(sweep, open_page):
@@ -759,6 +759,32 @@ def test_hostile_text_is_text(tmp_path, open_page):
     page.get_by_text("Configuration", exact=True).click()
     assert page.evaluate("window.evil") is None
     assert page.evaluate("document.scripts.length") == 3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("plain_jax")
+def test_what_the_sweep_writes_is_what_is_read(finished, tmp_path, open_page):
+    from experiments import sweep
+
+    assert explorer.COLUMNS == sweep.COLUMNS
+    folder, _ = finished("sweep")
+    explorer.write_page(str(folder), str(tmp_path / "explorer.html"))
+    page = open_page(tmp_path)
+    found = table(folder / "results.csv")
+    drawn = page.evaluate(DRAWN)
+    shown = dict(page.evaluate(SHOWN))
+    assert [*shown] == ["elman", "lstm"]
+    where = {"scheme": "orthogonal", "gain": 0.5, "length": 60}
+    for cell, bias in (("elman", None), ("lstm", 0.0)):
+        of_cell = where | {"cell": cell, "forget_bias": bias}
+        assert drawn[f"{cell} gradient"] == curve(points(found, "gradient", **of_cell))
+        (slope,) = points(found, "slope", **of_cell).values()
+        assert float(shown[cell][1][0]) == slope[0]
+        assert len(drawn[f"{cell} lyapunov"][0]) == 4
+    page.get_by_role("radio", name="own paper").check()
+    page.get_by_role("button", name="All cells").click()
+    assert [cell for cell, _ in page.evaluate(SHOWN)] == ["elman", "lstm", "gru"]
+    expect(page.locator("#missing")).to_be_hidden()
 
 
 def test_a_redraw_is_quick(sweep, open_page):

@@ -311,8 +311,10 @@ function layoutOf({ text, faint, line }, xaxis, yaxis, rest) {
   };
 }
 
+const hasPlace = (lag, view) => lag > 0 || !view.log;
+
 function cursorAt(lag, view, colour) {
-  return { type: "line", xref: "x", yref: "paper", x0: lag, x1: lag, y0: 0, y1: 1, line: { color: colour, width: 1 }, visible: !(view.log && lag <= 0) };
+  return { type: "line", xref: "x", yref: "paper", x0: lag, x1: lag, y0: 0, y1: 1, line: { color: colour, width: 1 }, visible: hasPlace(lag, view) };
 }
 
 function gradientFigure(curves, view, colours) {
@@ -573,8 +575,7 @@ function hideTip() {
 
 // Moves the cursor and what is read at it; the figures stay.
 function read(lag) {
-  const cursor = cursorAt(lag, view, "");
-  Plotly.relayout(gradientPlot, { "shapes[0].x0": lag, "shapes[0].x1": lag, "shapes[0].visible": cursor.visible });
+  Plotly.relayout(gradientPlot, { "shapes[0].x0": lag, "shapes[0].x1": lag, "shapes[0].visible": hasPlace(lag, view) });
   drawTable(curves, view, lag);
 }
 

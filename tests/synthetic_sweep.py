@@ -45,7 +45,7 @@ def readings(cell, scheme, gain, bias, length, rng):
             yield [*about, "theory: mean field", float(lag), 1.1 * slope * lag, None, None]
     if cell == "elman" and gain is not None:
         for lag in lags(length):
-            yield [*about, "theory: sigma bound", float(lag), 0.5 * slope * lag, None, None]
+            yield [*about, "theory: sigma bound", float(lag), (2 + slope) * lag, None, None]
     if length == LENGTHS[-1]:
         for index in range(1, 9):
             value = slope - 0.06 * (index - 1) + rng.normal() * 0.002

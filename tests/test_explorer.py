@@ -379,6 +379,20 @@ def test_bands_lie_between_the_quantiles(sweep, open_page):
     assert "lstm gradient band" not in page.evaluate(DRAWN)
 
 
+def test_a_loose_bound_does_not_flatten_the_figure(sweep, open_page):
+    page = open_page(sweep, "#cell=elman&cell=lstm&gain=1&length=200")
+    note = page.locator("#gradient-note")
+    assert note.inner_text().startswith("Beyond the figure: vanilla RNN: sigma bound. Drag")
+    low, high = page.evaluate("document.getElementById('gradient-plot').layout.yaxis.range")
+    drawn = page.evaluate(DRAWN)
+    measured = drawn["elman gradient"][1] + drawn["elman gradient band"][1][:-1]
+    assert low < min(measured) < max(measured) < high
+    assert high - low < 1.5 * (max(measured) - min(measured))
+    assert max(drawn["elman theory: sigma bound"][1]) > high
+    page.get_by_role("checkbox", name="theory").uncheck()
+    assert "Beyond" not in note.inner_text()
+
+
 def test_exact_zeros_are_shown_and_named(sweep, open_page):
     page = open_page(sweep, "#cell=gru&gain=1.5&bias=0&length=200&lag=100")
     zeros, _ = page.evaluate(DRAWN)["gru exactly zero"]

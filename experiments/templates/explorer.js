@@ -317,13 +317,26 @@ function cursorAt(lag, view, colour) {
   return { type: "line", xref: "x", yref: "paper", x0: lag, x1: lag, y0: 0, y1: 1, line: { color: colour, width: 1 }, visible: hasPlace(lag, view) };
 }
 
+// What was measured fills the figure; theory that is far away, such as a loose bound, is cut.
+function heightOf(curves, view) {
+  const measured = curves.flatMap(({ setting: { gradient } }) => [gradient.value, ...(view.band && gradient.low ? [gradient.low, gradient.high] : [])].flat());
+  const [low, high] = rangeOf(measured);
+  const room = 0.3 * (high - low);
+  const theory = curves.flatMap((curve) => theoriesOf(curve, view).flatMap(([, line]) => line.value));
+  return rangeOf([low, high, ...theory.filter(isNumber).map((value) => Math.min(Math.max(value, low - room), high + room))], 0);
+}
+
+// Theory of which a part is beyond the figure.
+function cutOff(curves, view) {
+  const [low, high] = heightOf(curves, view);
+  return curves.flatMap((curve) => theoriesOf(curve, view)
+    .filter(([, line]) => line.value.some((value) => isNumber(value) && (value < low || value > high)))
+    .map(([name]) => `${curve.cell.label}: ${name}`));
+}
+
 function gradientFigure(curves, view, colours) {
   const theme = themeOf();
-  const values = curves.flatMap((curve) => {
-    const { value, low, high } = curve.setting.gradient;
-    return [value, ...(view.band && low ? [low, high] : []), ...theoriesOf(curve, view).map(([, line]) => line.value)].flat();
-  });
-  const [bottom, top] = rangeOf(values);
+  const [bottom, top] = heightOf(curves, view);
   const floors = Object.entries(DATA.floors).filter(([, floor]) => floor > bottom && floor < top);
   const shapes = [cursorAt(view.lag, view, colours.text), ...floors.map(([, floor]) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: floor, y1: floor, line: { color: colours.faint, width: 1, dash: "dot" } }))];
   const annotations = floors.map(([name, floor]) => ({ xref: "paper", x: 1, xanchor: "right", y: floor, yanchor: "bottom", showarrow: false, text: `${floorNames[name]}, ${written(floor, 3)}`, font: { size: 11, color: colours.faint }, bgcolor: faded(colours.page), borderpad: 0 }));
@@ -535,8 +548,12 @@ function draw() {
 }
 
 function noteOfGradient() {
-  const zoom = "Drag over a part to enlarge it, click twice to go back; a click keeps the lag.";
-  return view.log ? `Lag 0 has no place on a logarithmic axis. ${zoom}` : zoom;
+  const cut = cutOff(curves, view);
+  return [
+    ...(cut.length ? [`Beyond the figure: ${cut.join(", ")}.`] : []),
+    ...(view.log ? ["Lag 0 has no place on a logarithmic axis."] : []),
+    "Drag over a part to enlarge it, click twice to go back; a click keeps the lag.",
+  ].join(" ");
 }
 
 function noteOfSpectrum() {

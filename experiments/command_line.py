@@ -130,7 +130,7 @@ def _define_flags(own: Sequence[str]) -> None:
         which = ": a new one, or one to resume" if "config" in own else " to read"
         flags.DEFINE_string("workdir", None, f"Run directory{which}.")
     if "output" in own:
-        flags.DEFINE_string("output", None, "FILE.html to write; else report.html in --workdir.")
+        flags.DEFINE_string("output", None, "FILE.html to write; else one in --workdir.")
     if "keep" in own:
         flags.DEFINE_string("keep", None, "Run directory of which the gallery keeps a small copy.")
     if "plot_only" in own:

@@ -6,27 +6,23 @@ is not finished has already is shown too, and that it is not finished.
 """
 
 import base64
-import csv
 import dataclasses
-import hashlib
 import html
 import io
 import itertools
-import json
 import os
 import re
-import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from experiments.rundir import CHECKOUT, SOURCES, UserError, flatten, read_json, write_file
+from experiments import pages
+from experiments.rundir import SOURCES, read_json, write_file
 
 __all__ = ["Figure", "Run", "Summary", "Table", "page", "read_run", "read_summary", "write_page"]
 
-TEMPLATES = CHECKOUT / "experiments" / "templates"
 LARGEST_TABLE = 5000
 """Cells of results.csv up to which all of them are shown; of a larger one, its columns are."""
 LARGEST_SVG = 500_000
@@ -95,11 +91,7 @@ def write_page(workdir: str, output: str | None) -> None:
     Raises:
       UserError: there is no such run, it is damaged, or the file cannot be written.
     """
-    target = Path(workdir, "report.html") if output is None else Path(output)
-    if target.suffix != ".html":  # nothing that a run has written can be overwritten
-        raise UserError(f"--output={output}: expected the name of a file that ends in .html")
-    if not target.parent.is_dir() and output is not None:
-        raise UserError(f"--output={output}: there is no directory {target.parent}")
+    target = pages.target(workdir, output, "report.html")
     run = read_run(Path(workdir))
     # Text that is no Unicode (half a surrogate pair, in JSON) is shown as its escape.
     write_file(target, page(run, target.parent).encode(errors="backslashreplace"))
@@ -116,20 +108,8 @@ def read_run(path: Path) -> Run:
     Raises:
       UserError: `path` is no run directory, or one of its files is missing, damaged or unreadable.
     """
-    try:
-        names = os.listdir(path)
-    except FileNotFoundError:
-        raise UserError(f"--workdir={path}: there is no such directory") from None
-    except OSError as error:
-        raise UserError(f"--workdir={path}: not a usable directory: {error.strerror}") from error
-    if "config.json" not in names:
-        raise UserError(f"--workdir={path}: not a run directory (no config.json)")
-    environment = read_json(path / "environment.json")
-    starts = [] if environment is None else environment.get("starts")
-    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
-        raise UserError(
-            f"{path / 'environment.json'}: damaged, has no list of starts; delete it, results stay"
-        )
+    names = pages.listed(path)
+    environment = pages.read_environment(path)
     summary = read_summary(path / "summary.md") if "summary.md" in names else None
     title = summary.title if summary else "run"
     return Run(
@@ -155,9 +135,9 @@ def read_summary(path: Path) -> Summary:
     from markdown_it import MarkdownIt
 
     try:
-        text = _content(path).decode().replace("\r\n", "\n").replace("\r", "\n")
+        text = pages.content(path).decode().replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:
-        raise _damaged(path) from None
+        raise pages.damaged(path) from None
     lines = text.split("\n")
     title = ""
     rows: list[list[str]] = []
@@ -179,40 +159,34 @@ def read_summary(path: Path) -> Summary:
             note = [first.removeprefix("- "), *(line.removeprefix("  ") for line in others)]
             notes.append("\n".join(note).strip())
     if not title or not text.endswith("\n"):
-        raise _damaged(path)
+        raise pages.damaged(path)
     header, *body = rows or [[]]
     return Summary(title, _table(header, body), notes, figures)
 
 
 def _results(path: Path) -> Table:
-    try:
-        text = _content(path).decode()
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error):
-        raise _damaged(path) from None
-    if not text.endswith("\n") or len({len(row) for row in rows}) != 1:
-        raise _damaged(path)
-    return _table(rows[0], rows[1:])
+    header, *rows = pages.read_csv(path)
+    return _table(header, rows)
 
 
 def _figure(folder: Path, name: str) -> Figure:
     """A figure, in whichever of its two forms fits better; both must be whole."""
     from PIL import Image
 
-    svg, png = (_content(folder / f"{name}.{kind}") for kind in ("svg", "png"))
+    svg, png = (pages.content(folder / f"{name}.{kind}") for kind in ("svg", "png"))
     kind, data = "svg+xml", svg
     if len(svg) > max(LARGEST_SVG, len(png)):
         kind, data = "png", png
     try:
         words = _words(svg)
     except ET.ParseError:
-        raise _damaged(folder / f"{name}.svg") from None
+        raise pages.damaged(folder / f"{name}.svg") from None
     try:
         with Image.open(io.BytesIO(png)) as image:
             image.load()
             width, height = image.size
     except Exception:  # whatever is wrong with the bytes
-        raise _damaged(folder / f"{name}.png") from None
+        raise pages.damaged(folder / f"{name}.png") from None
     return Figure(
         name=name,
         # A picture by its address can neither run scripts, nor load anything, nor share names.
@@ -234,64 +208,27 @@ def _words(svg: bytes) -> list[str]:
     return list(dict.fromkeys(spoken))
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise _damaged(path, "missing") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _damaged(path: Path, how: str = "damaged") -> UserError:
-    return UserError(f"{path}: {how}; the command of the run with --plot_only writes it anew")
-
-
 # ----- writing ------------------------------------------------------------------------------------
 
 
 def page(run: Run, folder: Path) -> str:
     """The HTML of a page that is to stand in `folder`."""
-    import jinja2
-    from markupsafe import Markup
-
-    style, script = ((TEMPLATES / f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)};"
-        " base-uri 'none'; form-action 'none'"
-    )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["rounded"] = _rounded
     recorded = dict(run.environment or {})
     starts, command = recorded.pop("starts", []), recorded.pop("command", [])
-    text = environment.get_template("report.html").render(
+    return pages.render(
+        "report",
+        filters={"rounded": _rounded},
         run=run,
-        policy=policy,
-        style=Markup(style),
-        script=Markup(script),
-        facts=_facts(run),
+        facts=[_progress(run), *pages.facts(run.environment)],
         progress=_progress(run),
         results=None if run.results is None else _shown(run.results),
-        config=_fields(run.config, "config."),
-        command=_command(command),
-        environment=_fields(recorded),
-        starts=[_fields(start) for start in starts],
-        sources=_fields(run.sources),
+        config=pages.fields(run.config, "config."),
+        command=pages.command(command),
+        environment=pages.fields(recorded),
+        starts=[pages.fields(start) for start in starts],
+        sources=pages.fields(run.sources),
         files=_files(run, folder),
     )
-    # What HTML cannot hold: control characters.
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\ufffd", text)
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _progress(run: Run) -> str:
@@ -300,42 +237,6 @@ def _progress(run: Run) -> str:
     starts = [*reversed(recorded.get("starts", [])), recorded]
     counts = [start["units"] for start in starts if "units" in start]
     return f"{len(run.units)} of {counts[0]} units" if counts else f"{len(run.units)} units"
-
-
-def _facts(run: Run) -> list[str]:
-    """What a reader asks first."""
-    recorded = run.environment or {}
-    git, versions = recorded.get("git"), recorded.get("versions")
-    facts = [_progress(run)]
-    if "started" in recorded:
-        facts.append(f"begun {recorded['started']}")
-    if isinstance(git, dict) and "revision" in git:
-        changed = " with changes" if git.get("dirty") else ""
-        facts.append(f"revision {str(git['revision'])[:10]}{changed}")
-    if isinstance(versions, dict) and "jax" in versions:
-        facts.append(f"jax {versions['jax']}")
-    return facts
-
-
-def _command(words: Any) -> str:
-    """The command as a shell takes it, a flag a line, with `python` for whichever it was."""
-    if not isinstance(words, list):
-        return _dump(words)
-    texts = [str(word) for word in words[1:]]
-    breaks = (" \\\n    " if text.startswith("--") else " " for text in texts)
-    flags = "".join(gap + shlex.quote(text) for gap, text in zip(breaks, texts, strict=True))
-    return f"python{flags}" if words else ""
-
-
-def _fields(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found: dict[str, str] = {}
-    for name in sorted(tree):
-        found |= flatten(tree[name], f"{prefix}{name}", _dump)
-    return list(found.items())
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

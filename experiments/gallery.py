@@ -34,7 +34,7 @@ from experiments.rundir import (
 
 BITS = 12
 """Significant ones, to which numbers are rounded."""
-LARGE = 10_000
+LARGE = 15_000
 """Numbers in an array above which they are."""
 SAVED = CHECKOUT / "docs" / "gallery"
 FIGURES = CHECKOUT / "docs" / "figures"
@@ -137,7 +137,7 @@ def draw(name: str, figures: Sequence[str] | None = None) -> dict[str, bytes]:
 def rounded(values: np.ndarray) -> np.ndarray:
     """A large array of real numbers with the significant bits that are kept; any other as it is.
 
-    >>> rounded(np.full(20_000, 3.14159))[0]
+    >>> rounded(np.full(30_000, 3.14159))[0]
     np.float64(3.1416015625)
     """
     if values.dtype.kind != "f" or values.size <= LARGE:

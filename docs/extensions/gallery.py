@@ -1,20 +1,25 @@
 """The gallery: its pictures below the table of experiments; below each of its pages the other
-figures of its run, what the run said and what made it.
+figures of its run, what the run said and what made it; and the explorer of the kept sweep.
 """
 
 import json
 import multiprocessing
 import os
 import shlex
+import shutil
+import tempfile
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-from experiments.gallery import ENTRIES, SAVED, draw
+from experiments.explorer import write_page
+from experiments.gallery import ENTRIES, SAVED, draw, load
+from experiments.sweep import EXPERIMENT
 
 FIGURES = "generated/gallery"
+EXPLORER = "explorer.html"
 
 
 class Gallery:
@@ -42,6 +47,19 @@ class Gallery:
             source[0] += "\n" + told(name, [f"/{FIGURES}/{file}" for file in figures])
             for file in (SAVED / name).rglob("*"):
                 app.env.note_dependency(str(file))
+
+
+def write_explorer(app: Sphinx, error: Exception | None) -> None:
+    """The page that the explorer makes of the kept sweep, beside those of the site."""
+    if error or app.builder.format != "html":
+        return
+    config, results = load("sweep")
+    table = EXPERIMENT.report(config, results).table
+    with tempfile.TemporaryDirectory() as run:
+        for file in ("config.json", "environment.json"):
+            shutil.copy(SAVED / "sweep" / file, run)
+        table.to_csv(Path(run, "results.csv"), index=False)
+        write_page(run, str(Path(app.outdir, EXPLORER)))
 
 
 def drawn(name: str, folder: Path) -> list[str]:
@@ -72,9 +90,11 @@ def told(name: str, figures: list[str]) -> str:
         "machine": f"{made['cpu_count']} cores of {made['cpu']}",
         "versions": f"Python {made['python']}, {versions}",
     }
+    explorer = f'<a href="../{EXPLORER}">The explorer of this run</a>' if name == "sweep" else ""
     pictures = [f"![Figure {Path(file).stem}]({file})" for file in figures]
     return "\n\n".join(
         [
+            explorer,
             *(["## The other figures of the run", *pictures] if pictures else []),
             "## What it said",
             summary[summary.index("\n") : summary.index("![")].strip(),
@@ -88,4 +108,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     gallery = Gallery()
     app.connect("env-before-read-docs", gallery.begin)
     app.connect("source-read", gallery.append)
+    app.connect("build-finished", write_explorer)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -24,8 +24,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.statistics import NEVER, held, wilson
-from experiments.training import (
+from experiments.learners import (
     Learner,
     Seen,
     draw_batch,
@@ -35,6 +34,7 @@ from experiments.training import (
     read_out,
     scores,
 )
+from experiments.statistics import NEVER, held, wilson
 from rnn_jax import Cell, elman, schemes
 from rnn_jax.base import Params, PyTree
 from rnn_jax.remedies import omega, watch

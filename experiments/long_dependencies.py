@@ -23,9 +23,9 @@ import numpy as np
 import optax
 
 from experiments import checks, launch
+from experiments.learners import Learner, draw_batch, init_network, make_chunk, make_update, scores
 from experiments.long_dependencies_report import TASKS, parts_of, report, unit_of
 from experiments.statistics import NEVER
-from experiments.training import Learner, draw_batch, init_network, make_chunk, make_update, scores
 from rnn_jax import schemes
 from rnn_jax.analysis import gradient_flow
 from rnn_jax.base import Params

@@ -22,8 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.slopes import fitted_slope, quantiles, spread
-from experiments.training import (
+from experiments.learners import (
     Learner,
     draw_batch,
     init_network,
@@ -31,6 +30,7 @@ from experiments.training import (
     make_update,
     scores,
 )
+from experiments.slopes import fitted_slope, quantiles, spread
 from rnn_jax import schemes
 from rnn_jax.analysis import finite_time_spectrum, gradient_flow, lyapunov_spectrum
 from rnn_jax.base import Params

@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 
 from configs.train import TASKS, get_config, smoke
-from experiments import applications, generation, launch, train
+from experiments import applications, figures, generation, launch, train, train_report
 from experiments.applications import APPLICATIONS, model_of, problem_of
 from experiments.generation import encoded, likeliest, read
 from rnn_jax import gru
@@ -581,7 +581,8 @@ def forecast_figure(config, times):
         "baseline_forecasts": np.stack([np.full(len(times), 2.0), np.full(len(times), 1.0)]),
         "quantity": np.array("sales"),
     }
-    figure = train.draw_forecast(config, dict.fromkeys(train.units(config), arrays))
+    results = dict.fromkeys(train.units(config), arrays)
+    figure = figures.styled(train_report._draw_forecast)(config, results)
     figure.savefig(io.BytesIO(), dpi=figure.dpi)
     return figure
 

@@ -75,7 +75,12 @@ def _trained_config(run: Path) -> ml_collections.ConfigDict:
         raise ValueError(f"config.run={run}: no run directory of experiments.train") from error
     if not isinstance(saved, dict) or "networks" not in saved or "task" not in saved:
         raise ValueError(f"config.run={run}: is of another experiment, expected one of train")
-    return ml_collections.ConfigDict(saved)
+    config = ml_collections.ConfigDict(saved)
+    try:
+        train.validate(config)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"config.run={run}: not as this version trains: {error}") from error
+    return config
 
 
 if __name__ == "__main__":

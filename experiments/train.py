@@ -23,10 +23,10 @@ from experiments.applications import (
     BOTH_WAYS,
     FEED_FORWARD,
     check_data,
+    check_model,
     check_network,
     model_of,
     problem_of,
-    series_of,
     sources_of,
 )
 from experiments.generation import products
@@ -60,15 +60,20 @@ def validate(config: ml_collections.ConfigDict) -> None:
     checks.different("networks", config.networks)
     for network in config.networks:
         check_network(network, config.task)
-    checks.at_least(config, 1, "seeds", "hidden_size", "layers", "embedding")
+    checks.at_least(config, 1, "seeds", "hidden_size", "layers")
     checks.at_least(config, 1, "batch", "updates", "every", "patience")
     checks.seed(config)
     checks.at_least(config, 0, "shown")
-    checks.positive(config, "learning_rate", "embedding_gain")
+    checks.positive(config, "learning_rate")
     checks.finite(config, "weight_decay", least=0)
     if not config.clip > 0:
         raise ValueError(f"config.clip must be above 0, inf for no clipping, got {config.clip:g}")
-    for size in config.features:
+    if "embedding" in config:
+        checks.at_least(config, 1, "embedding")
+        checks.positive(config, "embedding_gain")
+    if "pool" in config:
+        checks.known("pool", config.pool, ("last", "mean", "ends"))
+    for size in config.get("features", ()):
         checks.at_least({"features": size}, 1, "features")
     checks.known("optimiser", config.optimiser, OPTIMISERS)
     if config.weight_decay and config.optimiser != "adamw":
@@ -77,7 +82,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f" {config.optimiser!r}: only 'adamw' decays weights, expected 0"
         )
     checks.known("schedule", config.schedule, SCHEDULES)
-    checks.known("pool", config.pool, ("last", "mean", "ends"))
     if not 0 <= config.dropout < 1:
         raise ValueError(f"config.dropout must be a rate from 0 to below 1, got {config.dropout:g}")
     if config.updates % config.every:
@@ -128,7 +132,7 @@ def run_unit(
         "baselines": np.array([problem.baselines[name] for name in names], float),
         "examples": np.array(_examples(model, problem, progress, config.shown), str),
         "products": np.array([*made, *problem.notes], str),
-        **(_forecast(config, model, progress, problem) if isinstance(problem, Forecasting) else {}),
+        **(_forecast(model, progress, problem) if isinstance(problem, Forecasting) else {}),
     }
 
 
@@ -139,6 +143,7 @@ def prepare(config: ml_collections.ConfigDict) -> None:
             problem = problem_of(config, network)
         except (TypeError, ImportError) as error:  # a field of another type, a missing package
             raise ValueError(f"config.data of {config.task}: {error}") from error
+        check_model(config, problem)
         if network == FEED_FORWARD and problem.topology != "one_to_one":
             raise ValueError(
                 f"config.networks: {FEED_FORWARD} reads no sequences, as {config.task} has"
@@ -212,12 +217,10 @@ def _apply(model: nn.Module, params: Params, examples: Example) -> jax.Array:
     return apply(jax.tree.map(jnp.asarray, examples))
 
 
-def _forecast(
-    config: ml_collections.ConfigDict, model: nn.Module, progress: Progress, problem: Forecasting
-) -> dict[str, np.ndarray]:
+def _forecast(model: nn.Module, progress: Progress, problem: Forecasting) -> dict[str, np.ndarray]:
     """The forecasts of the test part beside the truth and baselines, in units of the data."""
     outputs = _apply(model, progress.best, problem.test)
-    series = series_of(config.data)
+    series = problem.series
     times, truth, forecast = forecasts(series, np.asarray(outputs))
     unit = "" if series.unit in ("", series.name) else f" ({series.unit})"
     return {

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from experiments import figures
 from experiments.report import Report
+from experiments.rundir import in_name
 from rnn_jax import theory
 from rnn_jax.numerics import log_root_mean_square
 
@@ -41,12 +42,17 @@ class Unit(NamedTuple):
     bias: float | None
 
 
+def unit_of(network: str, bias: float) -> str:
+    """The name of the unit of a gated network."""
+    return f"{network}.{in_name(bias)}"
+
+
 def units_of(config: ml_collections.ConfigDict) -> dict[str, Unit]:
     """What each unit is, by its name."""
     found: dict[str, Unit] = {}
     for network in config.networks:
         if network in GATED:
-            found |= {f"{network}.{bias:g}": Unit(network, bias) for bias in config.biases}
+            found |= {unit_of(network, bias): Unit(network, bias) for bias in config.biases}
         else:
             bias = config.biases[0] if network == "lstm_at_rest" else None
             found[network] = Unit(network, bias)
@@ -217,7 +223,7 @@ def _draw_blocks(config: ml_collections.ConfigDict, results: Results) -> Figure:
     figure, axes = figures.panels(len(config.biases), title=title, share_y=False)
     lags = np.array(config.lags)
     for panel, bias in zip(axes, config.biases, strict=True):
-        arrays = results[f"lstm.{bias:g}"]
+        arrays = results[unit_of("lstm", bias)]
         for (block, label), colour, marker in zip(
             BLOCKS.items(), figures.PALETTE, "os^D", strict=False
         ):

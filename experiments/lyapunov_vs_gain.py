@@ -19,6 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.rundir import in_name
 from experiments.slopes import first_crossing, spread
 from rnn_jax import HiddenState, elman, theory
 from rnn_jax.analysis import LyapunovResult, lyapunov_spectrum
@@ -106,7 +107,7 @@ def _program(
 
 
 def _unit(width: int, variance: float) -> str:
-    return f"width-{width}.variance-{variance:g}"
+    return f"width-{width}.variance-{in_name(variance)}"
 
 
 def _parts(unit: str) -> tuple[int, float]:

@@ -20,6 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.rundir import in_name
 from experiments.slopes import fitted_slope
 from rnn_jax import Cell, schemes, theory
 from rnn_jax.analysis import gradient_flow
@@ -62,7 +63,7 @@ def _parts_by_unit(config: ml_collections.ConfigDict) -> dict[str, tuple[str, fl
         for variance in config.input_variances
         for bias in config.biases
     ]
-    return {f"{kind}_{a:g}_{b:g}".replace(".", "_"): (kind, a, b) for kind, a, b in parts}
+    return {f"{kind}_{in_name(a)}_{in_name(b)}": (kind, a, b) for kind, a, b in parts}
 
 
 def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarray]:

@@ -12,7 +12,8 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict  # type: ignore[import-untyped]
 
-from rnn_jax.base import Cell, Layer, unknown
+from rnn_jax.arguments import unknown
+from rnn_jax.base import Cell, Layer
 from rnn_jax.cells import CELLS, lookup
 from rnn_jax.combinators import bidirectional, chain, stack
 from rnn_jax.models import EncoderDecoder, ManyToMany, ManyToOne, OneToMany, OneToOne, Reader

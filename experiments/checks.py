@@ -5,7 +5,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rnn_jax.base import unknown
+from rnn_jax.arguments import unknown
 
 
 def known(field: str, name: str, names: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.base import check_positive
+from rnn_jax.arguments import check_positive
 
 Map = Callable[[jax.Array], jax.Array]
 """From and to vectors for all steps, (T, S)."""

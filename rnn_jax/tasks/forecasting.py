@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnn_jax.base import check_positive, shown
+from rnn_jax.arguments import check_positive, shown
 from rnn_jax.tasks.problem import Metric, Problem
 from rnn_jax.tasks.task import Example
 from rnn_jax.tasks.time_series import Series

@@ -9,7 +9,7 @@ bisection, and the gradient over many steps is measured for every initial state.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,11 +20,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.report import Results
 from experiments.rundir import in_name
 from rnn_jax import HiddenState, elman, theory
 from rnn_jax.analysis import bifurcation_scan, gradient_flow
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 ACTIVATIONS = ("sigmoid", "tanh")
 MOST = 3  # fixed points of such a unit
 CANDIDATES = 41

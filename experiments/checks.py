@@ -35,6 +35,14 @@ def at_least(config: Any, least: int, *fields: str) -> None:
             raise ValueError(f"config.{field} must be at least {least}, got {config[field]}")
 
 
+def multiple(config: Any, field: str, of: str) -> None:
+    """So many times another field."""
+    if config[field] % config[of]:
+        raise ValueError(
+            f"config.{field} must be a multiple of {of} = {config[of]}, got {config[field]}"
+        )
+
+
 def seed(config: Any) -> None:
     """A seed that JAX tells from all others: of larger numbers it takes the last 32 bits."""
     if not 0 <= config.seed < 2**32:

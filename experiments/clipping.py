@@ -57,10 +57,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f"config.shown_length must be one of the lengths {list(config.lengths)}, "
             f"got {config.shown_length}"
         )
-    if config.updates % config.every:
-        raise ValueError(
-            f"config.updates must be a multiple of every = {config.every}, got {config.updates}"
-        )
+    checks.multiple(config, "updates", "every")
     checks.positive(config, "learning_rate", "threshold")
     checks.finite(config, "omega_weight", least=0)
     if config.initialisation == "smart_tanh" and config.hidden_size < CONNECTIONS:

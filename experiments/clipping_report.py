@@ -10,11 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import figures
-from experiments.report import Report
+from experiments.report import Report, Results
 from experiments.statistics import NEVER, held, wilson
 from rnn_jax.tasks import temporal_order
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 TASK = temporal_order()
 METHODS = {"sgd": "SGD", "clip": "SGD + clipping", "clip_omega": r"SGD + clipping + $\Omega$"}
 COLOURS = dict(zip(METHODS, figures.PALETTE, strict=False))

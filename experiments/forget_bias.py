@@ -20,6 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.report import Results
 from experiments.rundir import in_name
 from experiments.slopes import fitted_slope
 from rnn_jax import schemes, theory
@@ -28,7 +29,6 @@ from rnn_jax.base import Params
 from rnn_jax.cells import lookup
 from rnn_jax.sharding import over_replicas
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 PATHS: Mapping[str, Callable[..., jax.Array]] = {
     "lstm": theory.forget_path,
     "gru": theory.update_path,

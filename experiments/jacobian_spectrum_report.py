@@ -12,12 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import figures
-from experiments.report import Report
+from experiments.report import Report, Results
 from experiments.rundir import in_name
 from rnn_jax import theory
 from rnn_jax.numerics import log_root_mean_square
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 GATED = ("lstm", "gru")
 LABELS = {
     "linear": "linear, Gaussian",

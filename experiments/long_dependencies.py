@@ -85,10 +85,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     checks.different("cells", config.cells, READERS)
     checks.known("optimiser", config.optimiser, OPTIMISERS)
     checks.known("initialisation", config.initialisation, INITIALISATIONS)
-    if config.updates % config.every:
-        raise ValueError(
-            f"config.updates must be a multiple of every = {config.every}, got {config.updates}"
-        )
+    checks.multiple(config, "updates", "every")
     if config.initialisation == "smart_tanh" and config.hidden_size < CONNECTIONS:
         raise ValueError(
             f"config.hidden_size must be at least {CONNECTIONS} for smart_tanh, "

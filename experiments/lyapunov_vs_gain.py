@@ -8,7 +8,7 @@ exponents of a chaotic network are further apart than float32 resolves in one st
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.report import Results
 from experiments.rundir import in_name
 from experiments.slopes import first_crossing, spread
 from rnn_jax import HiddenState, elman, theory
@@ -26,7 +27,6 @@ from rnn_jax.analysis import LyapunovResult, lyapunov_spectrum
 from rnn_jax.cells import ACTIVATIONS
 from rnn_jax.sharding import over_replicas
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 KEPT = ("exponents", "standard_error", "resolved", "kaplan_yorke", "entropy_rate")
 
 

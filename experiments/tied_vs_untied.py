@@ -9,7 +9,7 @@ with one draw of its weights and with a fresh draw at every step, beside the (un
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.report import Results
 from experiments.rundir import in_name
 from experiments.slopes import fitted_slope
 from rnn_jax import Cell, schemes, theory
@@ -28,7 +29,6 @@ from rnn_jax.base import Params
 from rnn_jax.cells import lookup
 from rnn_jax.sharding import over_replicas
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 KEEPS = {"lstm": 1, "gru": 1}
 """Where the gate that keeps the state stands among the gates."""
 GATES = {"lstm": 4, "gru": 3}

@@ -84,10 +84,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     checks.known("schedule", config.schedule, SCHEDULES)
     if not 0 <= config.dropout < 1:
         raise ValueError(f"config.dropout must be a rate from 0 to below 1, got {config.dropout:g}")
-    if config.updates % config.every:
-        raise ValueError(
-            f"config.updates must be a multiple of every = {config.every}, got {config.updates}"
-        )
+    checks.multiple(config, "updates", "every")
 
 
 def units(config: ml_collections.ConfigDict) -> list[str]:

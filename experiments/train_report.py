@@ -11,10 +11,8 @@ from matplotlib.figure import Figure
 
 from experiments import figures
 from experiments.applications import BOTH_WAYS
-from experiments.report import Report
+from experiments.report import Report, Results
 from rnn_jax.training import History
-
-Results = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def unit_of(network: str, number: int) -> str:

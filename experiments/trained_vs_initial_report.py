@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import figures
-from experiments.report import Report
+from experiments.report import Report, Results
 from experiments.slopes import fitted_slope, quantiles, spread
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 TASKS = {"adding": "adding problem", "copy": "copy memory", "text": "next character"}
 
 

@@ -319,7 +319,7 @@ def test_a_flossing_that_diverges_is_said():
     [
         ("flossing", {"counts": (4, 9)}, "counts must be at most 8, the size of the state"),
         ("flossing", {"cell": "elmen"}, "cell: .*'elmen'"),
-        ("flossing", {"every": 7}, "every must divide updates"),
+        ("flossing", {"every": 7}, "updates must be a multiple of every = 7"),
         ("flossing", {"lags": (1, 65)}, "lags must be at most measured_steps"),
         ("flossing", {"clip": 0.0}, "clip must be a finite number above 0"),
         ("flossing", {"clip": INF}, "clip must be a finite number above 0, got inf"),

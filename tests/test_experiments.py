@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from runs import saved, smoke
 
 from experiments import launch
 from experiments.rundir import in_name
@@ -35,17 +36,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
 
 def experiment(name):
     return importlib.import_module(f"experiments.{name}").EXPERIMENT
-
-
-def smoke(name, **changes):
-    config = importlib.import_module(f"configs.{name}").get_config("smoke")
-    config.update(changes)
-    return config
-
-
-def saved(folder):
-    with np.load(folder / "arrays.npz") as arrays:
-        return dict(arrays)
 
 
 def contents(folder):

@@ -1,5 +1,6 @@
 """Clipping and Omega on temporal order: what is recorded, what is learned, what is refused."""
 
+import functools
 import math
 
 import jax
@@ -7,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import runs
 
-from configs import clipping as configs
 from experiments import clipping, launch, learners, statistics
 from rnn_jax import elman, unroll
 from rnn_jax.remedies import omega
@@ -16,20 +17,14 @@ from rnn_jax.tasks import temporal_order
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
 TASK = temporal_order()
-
-
-def smoke(**changes):
-    config = configs.get_config("smoke")
-    config.update(changes)
-    return config
+smoke = functools.partial(runs.smoke, "clipping")
 
 
 @pytest.fixture(scope="module")
 def run(finished):
     """The smoke variant."""
     folder, report = finished("clipping")
-    with np.load(folder / "arrays.npz") as arrays:
-        return report, dict(arrays)
+    return report, runs.saved(folder)
 
 
 def network(seed=0, hidden_size=8):

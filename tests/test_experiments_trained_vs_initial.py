@@ -1,30 +1,26 @@
 """Networks before and after training: what is recorded, what is learned, what is refused."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
+import runs
 
-from configs import trained_vs_initial as configs
 from experiments import learners
 from experiments import trained_vs_initial as experiment
 from rnn_jax import elman, schemes, unroll
 from rnn_jax.tasks import adding, characters, python_docs_text
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
-
-
-def smoke(**changes):
-    config = configs.get_config("smoke")
-    config.update(changes)
-    return config
+smoke = functools.partial(runs.smoke, "trained_vs_initial")
 
 
 @pytest.fixture(scope="module")
 def run(finished):
     """The smoke variant."""
     folder, report = finished("trained_vs_initial")
-    with np.load(folder / "arrays.npz") as arrays:
-        return report, dict(arrays)
+    return report, runs.saved(folder)
 
 
 def test_update_0_is_the_initial_network():

@@ -1,10 +1,13 @@
 """Success against length: what is recorded, what is learned, when it counts, what is refused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import runs
 
 from configs import long_dependencies as configs
 from experiments import launch, learners, statistics
@@ -16,13 +19,7 @@ from rnn_jax.tasks.long_dependencies import adding
 from rnn_jax.tasks.task import solved_after
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
-
-
-def smoke(**changes):
-    config = configs.get_config("smoke")
-    with config.unlocked():
-        config.update(changes)
-    return config
+smoke = functools.partial(runs.smoke, "long_dependencies")
 
 
 def only(task, length, cell, **changes):
@@ -44,8 +41,7 @@ def only(task, length, cell, **changes):
 def run(finished):
     """The smoke variant."""
     folder, report = finished("long_dependencies")
-    with np.load(folder / "arrays.npz") as arrays:
-        return folder, report, dict(arrays)
+    return folder, report, runs.saved(folder)
 
 
 def test_a_gru_adds_and_tells_the_order(run):

@@ -1,6 +1,7 @@
 """Contenders timed beside each other: alternating processes, medians, ratios, one JSON file."""
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -56,12 +57,16 @@ def main(
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
+OURS = ("rnn_jax", "rnn_jax, one device")
+"""This library in `grid`: on a device for each core, and on one as its peers."""
+
+
 def grid(
     title: str,
-    workers: Mapping[str, Worker],
+    run_ours: Callable[[int], dict[str, Any]],
+    peers: Mapping[str, Worker],
     *,
-    ours: Sequence[str],
-    check: Callable[[Mapping[str, Any]], str],
+    agree_on: Sequence[str],
     quantities: Mapping[str, str],
     best_of: Sequence[str] = (),
     repeats: int = 2,
@@ -71,22 +76,27 @@ def grid(
     A ratio is that of the medians over rounds, theirs to ours, of a case that both have.
 
     Args:
-      title, workers, check: as in `main`.
-      ours: the contenders that the others are compared with, one after the other.
+      title: what is measured.
+      run_ours: this library on so many devices.
+      peers: the others by name.
+      agree_on: quantities in which the cases of all contenders must agree.
       quantities: what is compared and what to call it, with its unit.
-      best_of: the contenders of which, in each case, the best is one more rival.
+      best_of: the peers of which, in each case, the best is one more rival.
       repeats: rounds, if the flag says nothing else.
     """
+    devices = len(os.sched_getaffinity(0)), 1
+    ours = {n: functools.partial(run_ours, d) for n, d in zip(OURS, devices, strict=True)}
+    workers = ours | dict(peers)
     arguments = _arguments(title, workers, repeats)
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     for number in range(arguments.repeats):
         for name, results in rounds.items():
             results.append(_run(name, None))
-        agree = check({name: results[-1] for name, results in rounds.items()})
+        agree = _agreement({name: results[-1] for name, results in rounds.items()}, agree_on)
         print(f"round {number + 1} of {arguments.repeats}: {agree}", flush=True)
 
     report = _heading(title, agree) | {
-        label: _compared(rounds, quantity, ours, best_of) for quantity, label in quantities.items()
+        label: _compared(rounds, quantity, best_of) for quantity, label in quantities.items()
     }
     print("\n".join(_lines_above(report)))
     for label in quantities.values():
@@ -96,7 +106,7 @@ def grid(
 
 
 def _compared(
-    rounds: Mapping[str, list[dict]], quantity: str, ours: Sequence[str], best_of: Sequence[str]
+    rounds: Mapping[str, list[dict]], quantity: str, best_of: Sequence[str]
 ) -> dict[str, Any]:
     figures = {
         name: {
@@ -105,17 +115,17 @@ def _compared(
         }
         for name, results in rounds.items()
     }
-    rivals = {name: row for name, row in figures.items() if name not in ours}
+    rivals = {name: row for name, row in figures.items() if name not in OURS}
     if best_of:
         rivals["the best of these"] = {
             case: min(figures[peer][case] for peer in best_of if case in figures[peer])
-            for case in figures[ours[0]]
+            for case in figures[OURS[0]]
         }
     return {
         "figures": figures,
         "ratios": {
             f"{peer} / {own}": _over_cases(row, figures[own])
-            for own in ours
+            for own in OURS
             for peer, row in rivals.items()
         },
     }
@@ -135,10 +145,10 @@ def _table_of_cases(label: str, compared: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def agreement(results: Mapping[str, dict[str, Any]], ours: str, quantities: Sequence[str]) -> str:
+def _agreement(results: Mapping[str, dict[str, Any]], quantities: Sequence[str]) -> str:
     """How closely the cases of all contenders agree on quantities; ends the run above 1e-3."""
     worst = max(
-        abs(case[quantity] / results[ours][name][quantity] - 1)
+        abs(case[quantity] / results[OURS[0]][name][quantity] - 1)
         for cases in results.values()
         for name, case in cases.items()
         for quantity in quantities

@@ -9,9 +9,7 @@ by ten times what a tenth of the length took, is left out.
 Run: python benchmarks/long_sequence.py [--repeats=1] [--json=PATH]
 """
 
-import functools
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -141,14 +139,12 @@ def run_torch() -> dict[str, Any]:
 if __name__ == "__main__":
     harness.grid(
         __doc__.splitlines()[0],
+        run_rnn_jax,
         {
-            "rnn_jax": functools.partial(run_rnn_jax, len(os.sched_getaffinity(0))),
-            "rnn_jax, one device": functools.partial(run_rnn_jax, 1),
             "flax.linen": run_linen,
             "torch": run_torch,
         },
-        ours=("rnn_jax", "rnn_jax, one device"),
-        check=functools.partial(harness.agreement, ours="rnn_jax", quantities=("loss", "norm")),
+        agree_on=("loss", "norm"),
         quantities={"us": "microseconds per step", "mb": "MB above the start"},
         repeats=1,
     )

@@ -10,7 +10,6 @@ the cores (`rnn_jax.sharding.over_batch`) in "rnn_jax" and uses one device, as t
 Run: python benchmarks/training_step.py [--repeats=2] [--json=PATH]
 """
 
-import functools
 import math
 import os
 import time
@@ -298,20 +297,18 @@ def run_torch() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    on_jax = {
+        "flax.linen": run_linen,
+        "flax.nnx": run_nnx,
+        "haiku": run_haiku,
+        "equinox": run_equinox,
+        "keras": run_keras,
+    }
     harness.grid(
         __doc__.splitlines()[0],
-        {
-            "rnn_jax": functools.partial(run_rnn_jax, len(os.sched_getaffinity(0))),
-            "rnn_jax, one device": functools.partial(run_rnn_jax, 1),
-            "flax.linen": run_linen,
-            "flax.nnx": run_nnx,
-            "haiku": run_haiku,
-            "equinox": run_equinox,
-            "keras": run_keras,
-            "torch": run_torch,
-        },
-        ours=("rnn_jax", "rnn_jax, one device"),
-        check=functools.partial(harness.agreement, ours="rnn_jax", quantities=("loss", "norm")),
+        run_rnn_jax,
+        on_jax | {"torch": run_torch},
+        agree_on=("loss", "norm"),
         quantities={"ms": "milliseconds", "first_s": "seconds of the first call"},
-        best_of=("flax.linen", "flax.nnx", "haiku", "equinox", "keras"),
+        best_of=tuple(on_jax),
     )

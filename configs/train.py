@@ -15,18 +15,13 @@ def base() -> ml_collections.ConfigDict:
     config.task = ""
     config.seed = 0
     config.seeds = 3
-    config.data = ml_collections.ConfigDict({"seed": 0})  # what the task is made of
+    config.data = ml_collections.ConfigDict()  # what the task is made of
 
     # feed_forward, a cell, bidirectional_ and a cell; a cell may be your own, "module:name"
     config.networks = ("lstm",)
     config.hidden_size = 64
     config.layers = 1
-    config.embedding = 32  # of tokens
-    config.embedding_gain = 1.0  # their entries begin with the deviation gain / sqrt(embedding)
     config.dropout = 0.0
-    config.pool = "last"  # how a sequence becomes one vector: last, mean, ends
-    config.attention = True  # of an encoder-decoder
-    config.features = (128,)  # hidden layers between a vector and the decoder that speaks of it
 
     config.optimiser = "adam"
     config.learning_rate = 0.003
@@ -41,29 +36,54 @@ def base() -> ml_collections.ConfigDict:
     return config
 
 
-def task(name: str, data: dict[str, Any] | None = None, **fields: Any) -> ml_collections.ConfigDict:
-    """`base` with a task's own data and fields."""
+# What some models have besides: those that read or say tokens, that sum up a sequence, that say
+# something of a vector.
+TOKENS = {
+    "embedding": 32,  # size of a token's vector
+    "embedding_gain": 1.0,  # whose entries begin with the deviation gain / sqrt(embedding)
+}
+SUMMARY = {"pool": "last"}  # how a sequence becomes one vector: last, mean, ends
+SPEAKER = TOKENS | {"features": (128,)}  # hidden layers between a vector and the decoder
+ENCODER_DECODER = TOKENS | {"pool": "ends", "attention": True}
+
+
+def task(
+    name: str, data: dict[str, Any], model: dict[str, Any], **fields: Any
+) -> ml_collections.ConfigDict:
+    """`base` with a task's own data, what its model has besides, and other values."""
     config = base()
     config.task = name
-    config.data.update(data or {})
-    config.update(fields)
+    config.data.update(data)
+    config.update(model | fields)
     return config
 
 
 TASKS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
     "digits": lambda: task(
         "digits",
+        {"seed": 0},
+        SUMMARY,
         networks=("feed_forward", "lstm", "bidirectional_lstm"),
         dropout=0.3,
         updates=4000,
         every=200,
     ),
-    "captions": lambda: task("captions", {"train": 6000}, hidden_size=128, updates=8000, every=400),
-    "music": lambda: task("music", networks=("gru",), dropout=0.3, updates=1500),
+    "captions": lambda: task(
+        "captions",
+        {"seed": 0, "train": 6000},
+        SPEAKER,
+        hidden_size=128,
+        updates=8000,
+        every=400,
+    ),
+    "music": lambda: task(
+        "music", {"seed": 0}, SPEAKER, networks=("gru",), dropout=0.3, updates=1500
+    ),
     "sentiment": lambda: task(
         "sentiment",
         # The user's file, or a set of the hub, and how many tokens of a text are read.
-        {"path": "", "text": "", "label": "", "hub": "", "longest": 64},
+        {"seed": 0, "path": "", "text": "", "label": "", "hub": "", "longest": 64},
+        TOKENS | SUMMARY,
         networks=("gru",),
         updates=1000,
     ),
@@ -79,6 +99,7 @@ TASKS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
             "period": 0,
             "window": 0,
         },
+        SUMMARY,
         seeds=5,
         hidden_size=16,
         optimiser="adamw",
@@ -89,6 +110,7 @@ TASKS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
     "characters": lambda: task(
         "characters",
         {"path": "", "steps": 64, "limit": 4000},
+        TOKENS,
         networks=("gru",),
         hidden_size=256,
         dropout=0.15,
@@ -102,6 +124,7 @@ TASKS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
     "words": lambda: task(
         "words",
         {"path": "", "steps": 32, "limit": 4000},
+        TOKENS,
         hidden_size=128,
         embedding=128,
         dropout=0.3,
@@ -109,22 +132,27 @@ TASKS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
         patience=4,
     ),
     "video": lambda: task(
-        "video", {"train": 2000}, networks=("convlstm",), hidden_size=12, updates=1200
+        "video",
+        {"seed": 0, "train": 2000},
+        {},
+        networks=("convlstm",),
+        hidden_size=12,
+        updates=1200,
     ),
     "translation": lambda: task(
         "translation",
-        {"source": "en", "target": "de", "largest": 9999, "count": 10_000},
+        {"seed": 0, "source": "en", "target": "de", "largest": 9999, "count": 10_000},
+        ENCODER_DECODER,
         networks=("bidirectional_gru",),
-        pool="ends",
         updates=1500,
     ),
     "questions": lambda: task(
         "questions",
-        {"sentences": (2, 5), "count": 30_000},
+        {"seed": 0, "sentences": (2, 5), "count": 30_000},
+        ENCODER_DECODER,
         networks=("bidirectional_gru",),
         layers=2,
         embedding_gain=6.0,  # at 1 it may learn no more than which kind of answer is asked for
-        pool="ends",
         schedule="warmup_cosine",
         seeds=2,
         updates=5000,
@@ -132,7 +160,8 @@ TASKS: dict[str, Callable[[], ml_collections.ConfigDict]] = {
     ),
     "handwriting": lambda: task(
         "handwriting",
-        {"train": 6000, "path": ""},  # or the user's features and transcripts
+        {"seed": 0, "train": 6000, "path": ""},  # or the user's features and transcripts
+        {},
         networks=("lstm", "bidirectional_lstm"),
         updates=1600,
     ),

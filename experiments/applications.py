@@ -2,8 +2,9 @@
 
 import functools
 import importlib
+import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict  # type: ignore[import-untyped]
 
-from rnn_jax.base import Cell, Layer, unknown
+from rnn_jax.arguments import unknown
+from rnn_jax.base import Cell, Layer
 from rnn_jax.cells import CELLS, lookup
 from rnn_jax.combinators import bidirectional, chain, stack
 from rnn_jax.models import EncoderDecoder, ManyToMany, ManyToOne, OneToMany, OneToOne, Reader
 from rnn_jax.tasks import (
     Conditioned,
     Problem,
-    Series,
     Vocabulary,
     captions,
     chorales,
@@ -29,7 +30,6 @@ from rnn_jax.tasks import (
     moving_digits,
     next_symbols,
     reviews,
-    series,
     series_from_csv,
     speech,
     stories,
@@ -37,104 +37,103 @@ from rnn_jax.tasks import (
     text_from_hub,
     translation,
 )
+from rnn_jax.tasks import series as measured_series
 from rnn_jax.tasks.classified_text import LONGEST
 from rnn_jax.training import digest
-
-Data = Mapping[str, Any]
 
 FEED_FORWARD = "feed_forward"
 BOTH_WAYS = "bidirectional_"
 
 
-def _digits(data: Data, network: str) -> Problem:
-    return classification(data["seed"], as_rows=network != FEED_FORWARD)
+def _digits(network: str, *, seed: int) -> Problem:
+    return classification(seed, as_rows=network != FEED_FORWARD)
 
 
-def _classified_text(data: Data, network: str) -> Problem:
-    options: dict[str, Any] = {name: data[name] or None for name in ("text", "label")}
-    options |= {name: data[name] for name in ("seed", "longest")}
-    if data["path"] and data["hub"]:
+def _classified_text(
+    network: str, *, seed: int, path: str, text: str, label: str, hub: str, longest: int
+) -> Problem:
+    if path and hub:
         raise ValueError("config.data.path and config.data.hub are both given, expected one")
-    if data["path"]:
-        return text_from_file(data["path"], **options)
-    if data["hub"]:
-        return text_from_hub(data["hub"], **options)
-    _no_file(data, "text", "label", *(["longest"] if data["longest"] != LONGEST else []))
-    return reviews(data["seed"])
+    if path:
+        return text_from_file(path, text or None, label or None, seed=seed, longest=longest)
+    if hub:
+        return text_from_hub(hub, text or None, label or None, seed=seed, longest=longest)
+    _no_file(text=text, label=label, longest=longest if longest != LONGEST else None)
+    return reviews(seed)
 
 
-def _no_file(data: Data, *fields: str) -> None:
+def _no_file(**fields: Any) -> None:
     """Raises for a field that says how to read a file where there is none to read."""
-    for field in fields:
-        if data[field]:
+    for field, value in fields.items():
+        if value:
             raise ValueError(
-                f"config.data.{field} is {data[field]!r}, but of no file: give config.data.path"
+                f"config.data.{field} is {value!r}, but of no file: give config.data.path"
             )
 
 
-def series_of(data: Data) -> Series:
-    """The series that ``config.data`` of forecasting names."""
-    if not data["path"]:
-        _no_file(data, "column", "time", "unit", "period")
-        return series(data["series"])
-    return series_from_csv(
-        data["path"],
-        column=data["column"] or None,
-        time=data["time"] or None,
-        unit=data["unit"],
-        period=data["period"] or None,
-    )
+def _forecasting(
+    network: str,
+    *,
+    series: str,
+    path: str,
+    column: str,
+    time: str,
+    unit: str,
+    period: int,
+    window: int,
+) -> Problem:
+    if path:
+        own = series_from_csv(
+            path, column=column or None, time=time or None, unit=unit, period=period or None
+        )
+        return forecasting(own, window or None)
+    _no_file(column=column, time=time, unit=unit, period=period)
+    return forecasting(measured_series(series), window or None)
 
 
-def _forecasting(data: Data, network: str) -> Problem:
-    return forecasting(series_of(data), data["window"] or None)
+def _characters(network: str, *, path: str, steps: int, limit: int) -> Problem:
+    return next_symbols(load_text(path or None), "character", steps=steps, limit=limit)
 
 
-def _language(level: str) -> Callable[[Data, str], Problem]:
-    def problem(data: Data, network: str) -> Problem:
-        text = load_text(data["path"] or None)
-        return next_symbols(text, level, steps=data["steps"], limit=data["limit"])
-
-    return problem
+def _words(network: str, *, path: str, steps: int, limit: int) -> Problem:
+    return next_symbols(load_text(path or None), "word", steps=steps, limit=limit)
 
 
-def _handwriting(data: Data, network: str) -> Problem:
-    if data["path"]:
-        return speech(data["path"], seed=data["seed"])
-    return digit_lines(data["seed"], train=data["train"])
+def _translation(
+    network: str, *, seed: int, source: str, target: str, largest: int, count: int
+) -> Problem:
+    return translation(seed, source, target, largest=largest, count=count)
 
 
-# Each makes the problem of ``config.data`` and the name of a network, for which an image may be
-# flat or a sequence of rows.
-APPLICATIONS: Mapping[str, Callable[[Data, str], Problem]] = {
+def _handwriting(network: str, *, seed: int, train: int, path: str) -> Problem:
+    return speech(path, seed=seed) if path else digit_lines(seed, train=train)
+
+
+APPLICATIONS: Mapping[str, Callable[..., Problem]] = {
     "digits": _digits,
-    "captions": lambda data, network: captions(data["seed"], train=data["train"]),
-    "music": lambda data, network: chorales(data["seed"]),
+    "captions": lambda network, *, seed, train: captions(seed, train=train),
+    "music": lambda network, *, seed: chorales(seed),
     "sentiment": _classified_text,
     "forecasting": _forecasting,
-    "characters": _language("character"),
-    "words": _language("word"),
-    "video": lambda data, network: moving_digits(data["seed"], train=data["train"]),
-    "translation": lambda data, network: translation(**data),
-    "questions": lambda data, network: stories(
-        data["seed"], tuple(data["sentences"]), data["count"]
-    ),
+    "characters": _characters,
+    "words": _words,
+    "video": lambda network, *, seed, train: moving_digits(seed, train=train),
+    "translation": _translation,
+    "questions": lambda network, *, seed, sentences, count: stories(seed, tuple(sentences), count),
     "handwriting": _handwriting,
 }
+"""Each makes the problem for a network, for which an image may be flat or a sequence of rows.
 
+Its keywords are the fields of ``config.data``.
+"""
 
-DATA: Mapping[str, tuple[str, ...]] = {
-    "captions": ("train",),
-    "sentiment": ("path", "text", "label", "hub", "longest"),
-    "forecasting": ("series", "path", "column", "time", "unit", "period", "window"),
-    "characters": ("path", "steps", "limit"),
-    "words": ("path", "steps", "limit"),
-    "video": ("train",),
-    "translation": ("source", "target", "largest", "count"),
-    "questions": ("sentences", "count"),
-    "handwriting": ("train", "path"),
+TOKENS_HAVE = ("embedding", "embedding_gain")
+MODELS_HAVE: Mapping[str, tuple[str, ...]] = {
+    "one_to_many": ("features",),
+    "many_to_one": ("pool",),
+    "encoder_decoder": ("attention", "pool"),
 }
-"""The fields of ``config.data`` of a task, beside ``seed``."""
+"""The fields of a configuration that act in models of one topology alone."""
 
 ONE_WAY = {
     "captions": "captions are made",
@@ -152,16 +151,28 @@ def problem_of(config: ConfigDict, network: str) -> Problem:
 
 @functools.lru_cache(maxsize=4)
 def _problem_of(task: str, data: str, network: str) -> Problem:
-    return APPLICATIONS[task](json.loads(data), network)
+    return APPLICATIONS[task](network, **json.loads(data))
 
 
-def check_data(task: str, data: Data) -> None:
+def check_data(task: str, data: Iterable[str]) -> None:
     """Raises ValueError for other fields of ``config.data`` than the task has."""
-    fields = {"seed", *DATA.get(task, ())}
+    parameters = inspect.signature(APPLICATIONS[task]).parameters.values()
+    fields = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY}
     if set(data) != fields:
         raise ValueError(
             f"config.data has the fields {', '.join(sorted(data))}, expected those of {task},"
             f" {', '.join(sorted(fields))}: begin with --config=configs/train.py:{task}"
+        )
+
+
+def check_model(config: ConfigDict, problem: Problem) -> None:
+    """Raises ValueError if a field is missing that not all models have, but that of a problem."""
+    fields = {*TOKENS_HAVE} if problem.tokens or problem.target_tokens else set()
+    missing = fields.union(MODELS_HAVE.get(problem.topology, ())).difference(config)
+    if missing:
+        raise ValueError(
+            f"config has no {' and no '.join(sorted(missing))}, as a model of {config.task} needs:"
+            f" begin with --config=configs/train.py:{config.task}"
         )
 
 
@@ -222,10 +233,8 @@ def model_of(config: ConfigDict, network: str, problem: Problem) -> nn.Module:
 
     def reader(network: str, tokens: int | None) -> Reader:
         layer = _layer(network, config.layers, space)
-        embedding = config.embedding if tokens else None
-        return Reader(
-            layer, config.hidden_size, tokens, embedding, config.embedding_gain, config.dropout
-        )
+        embedded = {name: config[name] for name in TOKENS_HAVE} if tokens else {}
+        return Reader(layer, config.hidden_size, tokens, dropout=config.dropout, **embedded)
 
     if problem.topology == "many_to_one":
         return ManyToOne(reader(network, problem.tokens), outputs, config.pool)

@@ -9,7 +9,7 @@ bisection, and the gradient over many steps is measured for every initial state.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,10 +20,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.report import Results
+from experiments.rundir import in_name
 from rnn_jax import HiddenState, elman, theory
 from rnn_jax.analysis import bifurcation_scan, gradient_flow
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 ACTIVATIONS = ("sigmoid", "tanh")
 MOST = 3  # fixed points of such a unit
 CANDIDATES = 41
@@ -48,7 +49,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
 def units(config: ml_collections.ConfigDict) -> list[str]:
     """One for each activation and weight."""
     weights = {"sigmoid": config.sigmoid_weights, "tanh": config.tanh_weights}
-    return [f"{name}-{weight:g}" for name in ACTIVATIONS for weight in weights[name]]
+    return [f"{name}-{in_name(weight)}" for name in ACTIVATIONS for weight in weights[name]]
 
 
 def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarray]:

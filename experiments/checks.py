@@ -5,7 +5,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rnn_jax.base import unknown
+from rnn_jax.arguments import unknown
 
 
 def known(field: str, name: str, names: Iterable[str]) -> None:
@@ -33,6 +33,14 @@ def at_least(config: Any, least: int, *fields: str) -> None:
     for field in fields:
         if config[field] < least:
             raise ValueError(f"config.{field} must be at least {least}, got {config[field]}")
+
+
+def multiple(config: Any, field: str, of: str) -> None:
+    """So many times another field."""
+    if config[field] % config[of]:
+        raise ValueError(
+            f"config.{field} must be a multiple of {of} = {config[of]}, got {config[field]}"
+        )
 
 
 def seed(config: Any) -> None:

@@ -7,7 +7,7 @@ Pascanu, Mikolov and Bengio (2013), arXiv:1211.5063, for several lengths T. Wher
 basin of the upper fixed point the error jumps, and the gradient grows exponentially with T.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,10 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.report import Results
 from rnn_jax import HiddenState, elman, theory
 from rnn_jax.analysis import loss_landscape
-
-Results = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def validate(config: ml_collections.ConfigDict) -> None:

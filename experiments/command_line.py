@@ -33,7 +33,7 @@ def select_variant(variants: Mapping[str, Callable[[], ConfigDict]], name: str) 
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-    """Help for a name that is none of `names`, as `rnn_jax.base.unknown`, which loads JAX."""
+    """Help for a name that is none of `names`, as `rnn_jax.arguments.unknown`, which loads JAX."""
     known = sorted(names)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -20,14 +20,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.report import Results
 from rnn_jax import schemes
 from rnn_jax.analysis import finite_time_spectrum, lyapunov_spectrum
 from rnn_jax.base import Params
 from rnn_jax.cells import lookup
 from rnn_jax.remedies import flossing_penalty
 from rnn_jax.sharding import over_replicas
-
-Results = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -52,8 +51,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f"config.lags must be at most measured_steps = {config.measured_steps}, "
             f"got {list(config.lags)}"
         )
-    if config.updates % config.every:
-        raise ValueError(f"config.every must divide updates = {config.updates}, got {config.every}")
+    checks.multiple(config, "updates", "every")
     checks.positive(config, "learning_rate", "clip")
     checks.finite(config, "input_variance", least=0)
 

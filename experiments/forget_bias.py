@@ -20,6 +20,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.report import Results
+from experiments.rundir import in_name
 from experiments.slopes import fitted_slope
 from rnn_jax import schemes, theory
 from rnn_jax.analysis import gradient_flow
@@ -27,7 +29,6 @@ from rnn_jax.base import Params
 from rnn_jax.cells import lookup
 from rnn_jax.sharding import over_replicas
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 PATHS: Mapping[str, Callable[..., jax.Array]] = {
     "lstm": theory.forget_path,
     "gru": theory.update_path,
@@ -49,7 +50,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 def units(config: ml_collections.ConfigDict) -> list[str]:
     """One for each cell and bias."""
-    return [f"{cell}.{bias:g}" for cell in config.cells for bias in config.biases]
+    return [_unit(cell, bias) for cell in config.cells for bias in config.biases]
+
+
+def _unit(cell: str, bias: float) -> str:
+    return f"{cell}.{in_name(bias)}"
 
 
 def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarray]:
@@ -154,7 +159,7 @@ def _draw_lags(config: ml_collections.ConfigDict, results: Results) -> Figure:
     lags = np.arange(config.steps + 1)
     for panel, cell in zip(axes, config.cells, strict=True):
         for bias, colour in figures.shades(list(config.biases)).items():
-            arrays = results[f"{cell}.{bias:g}"]
+            arrays = results[_unit(cell, bias)]
             flat = {
                 name: values.reshape(-1, values.shape[-1])[:, ::-1]
                 for name, values in arrays.items()
@@ -180,7 +185,7 @@ def _draw_half_lives(config: ml_collections.ConfigDict, results: Results) -> Fig
     fine = np.linspace(min(config.biases), max(config.biases), 200)
     for panel, cell in zip(axes, config.cells, strict=True):
         for index, (name, style) in enumerate(styles.items()):
-            fits = [fitted_slope(results[f"{cell}.{bias:g}"][name]) for bias in config.biases]
+            fits = [fitted_slope(results[_unit(cell, bias)][name]) for bias in config.biases]
             slope, error = np.array(fits).T
             panel.errorbar(
                 config.biases, slope, np.nan_to_num(error), label=name, markersize=4,

@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from experiments import figures, launch
+from experiments.report import Results
+from experiments.rundir import Arrays
 from experiments.slopes import fit_window, fitted_slope, quantiles, shown_slope
-
-Arrays = Mapping[str, np.ndarray]
-Results = Mapping[str, Arrays]
 
 LOSSES = {
     "readout": "readout of the last state",

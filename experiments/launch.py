@@ -26,7 +26,7 @@ from ml_collections import ConfigDict  # type: ignore[import-untyped]
 from experiments import stopping
 from experiments.command_line import FLAGS, OWN_FLAGS, parse_flags, select_variant
 from experiments.crew import ALONE, Crew, join, supervise
-from experiments.report import Report, show_report, write_report
+from experiments.report import Report, Results, show_report, write_report
 from experiments.rundir import (
     CHECKOUT,
     Arrays,
@@ -76,7 +76,7 @@ class Experiment:
     """Names of the pieces of work, in order; each becomes a file name."""
     run_unit: Callable[..., Arrays]
     """(config, unit) -> the raw arrays of one unit, the same at every call."""
-    report: Callable[[ConfigDict, Mapping[str, Arrays]], Report]
+    report: Callable[[ConfigDict, Results], Report]
     """What the arrays of all units, as read back from the run directory, amount to."""
     prepare: Callable[[ConfigDict], object] | None = None
     """Reads what units need, such as the user's files, before the run directory is made; raises as

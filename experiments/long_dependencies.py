@@ -23,9 +23,9 @@ import numpy as np
 import optax
 
 from experiments import checks, launch
+from experiments.learners import Learner, draw_batch, init_network, make_chunk, make_update, scores
 from experiments.long_dependencies_report import TASKS, parts_of, report, unit_of
 from experiments.statistics import NEVER
-from experiments.training import Learner, draw_batch, init_network, make_chunk, make_update, scores
 from rnn_jax import schemes
 from rnn_jax.analysis import gradient_flow
 from rnn_jax.base import Params
@@ -85,10 +85,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     checks.different("cells", config.cells, READERS)
     checks.known("optimiser", config.optimiser, OPTIMISERS)
     checks.known("initialisation", config.initialisation, INITIALISATIONS)
-    if config.updates % config.every:
-        raise ValueError(
-            f"config.updates must be a multiple of every = {config.every}, got {config.updates}"
-        )
+    checks.multiple(config, "updates", "every")
     if config.initialisation == "smart_tanh" and config.hidden_size < CONNECTIONS:
         raise ValueError(
             f"config.hidden_size must be at least {CONNECTIONS} for smart_tanh, "

@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import figures
-from experiments.report import Report
+from experiments.report import Report, Results
 from experiments.statistics import NEVER, held, wilson
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 SQUARED, NATS = "squared error", "nats"
 TASKS = {
     "adding": ("adding", SQUARED),

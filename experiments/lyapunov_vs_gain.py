@@ -8,7 +8,7 @@ exponents of a chaotic network are further apart than float32 resolves in one st
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,13 +19,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.report import Results
+from experiments.rundir import in_name
 from experiments.slopes import first_crossing, spread
 from rnn_jax import HiddenState, elman, theory
 from rnn_jax.analysis import LyapunovResult, lyapunov_spectrum
 from rnn_jax.cells import ACTIVATIONS
 from rnn_jax.sharding import over_replicas
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 KEPT = ("exponents", "standard_error", "resolved", "kaplan_yorke", "entropy_rate")
 
 
@@ -106,7 +107,7 @@ def _program(
 
 
 def _unit(width: int, variance: float) -> str:
-    return f"width-{width}.variance-{variance:g}"
+    return f"width-{width}.variance-{in_name(variance)}"
 
 
 def _parts(unit: str) -> tuple[int, float]:

@@ -10,7 +10,7 @@ Lim et al. (2024), arXiv:2309.12252; Gonzalez et al. (2024), arXiv:2407.19115.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.report import Results
 from experiments.slopes import spread
 from rnn_jax import HiddenState, Newton, elman, unroll, unroll_parallel
 from rnn_jax.analysis import lyapunov_spectrum
 from rnn_jax.base import Params
 from rnn_jax.sharding import over_replicas
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 METHODS = {
     "newton": "Newton (DEER)",
     "quasi_newton": "diagonal Jacobians",

@@ -20,11 +20,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.report import Results
+from experiments.rundir import in_name
 from rnn_jax import theory, unroll
 from rnn_jax.cells import indrnn, lru
 from rnn_jax.sharding import over_replicas
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 REAL = ("state", "sensitivity")
 COMPLEX = ("lru: state", "lru: by_nu_log", "lru: by_theta_log")
 LABELS = {
@@ -62,7 +63,7 @@ def units(config: ml_collections.ConfigDict) -> list[str]:
 
 
 def _unit(correlation: float) -> str:
-    return f"correlation-{correlation:g}"
+    return f"correlation-{in_name(correlation)}"
 
 
 def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarray]:

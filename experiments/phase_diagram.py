@@ -9,7 +9,7 @@ widths. Poole et al. (2016); Schoenholz et al. (2017); Chen, Pennington and Scho
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,12 +21,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.report import Results
 from experiments.slopes import first_crossing, fit_window, fitted_slope
 from rnn_jax import HiddenState, elman, theory, unroll
 from rnn_jax.analysis import gradient_flow
 from rnn_jax.sharding import over_replicas
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 FINE = 60
 """Points of theory along each axis of the plane."""
 

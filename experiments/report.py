@@ -22,6 +22,10 @@ if TYPE_CHECKING:  # imported where used: a bad flag is answered before these ha
     from rich.table import Table
 
 
+Results = Mapping[str, Arrays]
+"""The arrays of all units by name."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What an experiment says, computed from saved results only."""
@@ -36,7 +40,7 @@ class Report:
     """Lines under the summary."""
 
 
-def write_report(rundir: RunDir, name: str, report: Report, results: Mapping[str, Arrays]) -> None:
+def write_report(rundir: RunDir, name: str, report: Report, results: Results) -> None:
     """Writes the final files; the same results give the same bytes."""
     path = rundir.path
     csv = report.table.to_csv(index=False, lineterminator="\n")

@@ -63,6 +63,15 @@ def unit_names(units: Iterable[str]) -> list[str]:
     return names
 
 
+def in_name(number: float) -> str:
+    """A number as part of the name of a unit, from which `float` reads that very number.
+
+    >>> in_name(2.0), in_name(0.1), in_name(1.0000001)
+    ('2', '0.1', '1.0000001')
+    """
+    return repr(float(number)).removesuffix(".0")
+
+
 def json_bytes(value: Any) -> bytes:
     """Stable JSON: sorted keys; tuples become lists."""
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

@@ -20,6 +20,7 @@ from experiments.applications import model_of, problem_of, sources_of
 from experiments.generation import continued, encoded, likeliest, suggestions
 from experiments.report import Report, show_report
 from experiments.rundir import check_sources
+from experiments.train_report import unit_of
 from rnn_jax.reading import readable
 from rnn_jax.tasks.language import Language
 from rnn_jax.training import Checkpoints, begin
@@ -41,7 +42,7 @@ def answer(config: ml_collections.ConfigDict) -> None:
 
     model = model_of(trained, network, problem)
     like = begin(model, problem, train.recipe_of(trained), jax.random.key(0))
-    folder = Path(config.run) / "units" / train.unit_of(network, config.number) / "checkpoints"
+    folder = Path(config.run) / "units" / unit_of(network, config.number) / "checkpoints"
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such checkpoints; is network {config.number} trained?")
     check_sources(Path(config.run), sources_of(trained, network))
@@ -74,7 +75,12 @@ def _trained_config(run: Path) -> ml_collections.ConfigDict:
         raise ValueError(f"config.run={run}: no run directory of experiments.train") from error
     if not isinstance(saved, dict) or "networks" not in saved or "task" not in saved:
         raise ValueError(f"config.run={run}: is of another experiment, expected one of train")
-    return ml_collections.ConfigDict(saved)
+    config = ml_collections.ConfigDict(saved)
+    try:
+        train.validate(config)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"config.run={run}: not as this version trains: {error}") from error
+    return config
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ with one draw of its weights and with a fresh draw at every step, beside the (un
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -20,6 +20,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
+from experiments.report import Results
+from experiments.rundir import in_name
 from experiments.slopes import fitted_slope
 from rnn_jax import Cell, schemes, theory
 from rnn_jax.analysis import gradient_flow
@@ -27,7 +29,6 @@ from rnn_jax.base import Params
 from rnn_jax.cells import lookup
 from rnn_jax.sharding import over_replicas
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 KEEPS = {"lstm": 1, "gru": 1}
 """Where the gate that keeps the state stands among the gates."""
 GATES = {"lstm": 4, "gru": 3}
@@ -62,7 +63,7 @@ def _parts_by_unit(config: ml_collections.ConfigDict) -> dict[str, tuple[str, fl
         for variance in config.input_variances
         for bias in config.biases
     ]
-    return {f"{kind}_{a:g}_{b:g}".replace(".", "_"): (kind, a, b) for kind, a, b in parts}
+    return {f"{kind}_{in_name(a)}_{in_name(b)}": (kind, a, b) for kind, a, b in parts}
 
 
 def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarray]:

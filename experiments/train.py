@@ -9,32 +9,29 @@ metrics.csv and event files for TensorBoard. A run that is stopped at any moment
 last look, to the same weights, bit for bit.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import pandas as pd
 from flax import linen as nn
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from experiments import checks, figures, launch
+from experiments import checks, launch
 from experiments.applications import (
     APPLICATIONS,
     BOTH_WAYS,
     FEED_FORWARD,
     check_data,
+    check_model,
     check_network,
     model_of,
     problem_of,
-    series_of,
     sources_of,
 )
 from experiments.generation import products
 from experiments.rundir import check_sources
+from experiments.train_report import report, unit_of
 from rnn_jax.base import Params
 from rnn_jax.cells import told
 from rnn_jax.tasks import Example, Problem, forecasts
@@ -55,8 +52,6 @@ from rnn_jax.training import (
     make_optimiser,
 )
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
-
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration, but for its data."""
@@ -65,15 +60,20 @@ def validate(config: ml_collections.ConfigDict) -> None:
     checks.different("networks", config.networks)
     for network in config.networks:
         check_network(network, config.task)
-    checks.at_least(config, 1, "seeds", "hidden_size", "layers", "embedding")
+    checks.at_least(config, 1, "seeds", "hidden_size", "layers")
     checks.at_least(config, 1, "batch", "updates", "every", "patience")
     checks.seed(config)
     checks.at_least(config, 0, "shown")
-    checks.positive(config, "learning_rate", "embedding_gain")
+    checks.positive(config, "learning_rate")
     checks.finite(config, "weight_decay", least=0)
     if not config.clip > 0:
         raise ValueError(f"config.clip must be above 0, inf for no clipping, got {config.clip:g}")
-    for size in config.features:
+    if "embedding" in config:
+        checks.at_least(config, 1, "embedding")
+        checks.positive(config, "embedding_gain")
+    if "pool" in config:
+        checks.known("pool", config.pool, ("last", "mean", "ends"))
+    for size in config.get("features", ()):
         checks.at_least({"features": size}, 1, "features")
     checks.known("optimiser", config.optimiser, OPTIMISERS)
     if config.weight_decay and config.optimiser != "adamw":
@@ -82,13 +82,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f" {config.optimiser!r}: only 'adamw' decays weights, expected 0"
         )
     checks.known("schedule", config.schedule, SCHEDULES)
-    checks.known("pool", config.pool, ("last", "mean", "ends"))
     if not 0 <= config.dropout < 1:
         raise ValueError(f"config.dropout must be a rate from 0 to below 1, got {config.dropout:g}")
-    if config.updates % config.every:
-        raise ValueError(
-            f"config.updates must be a multiple of every = {config.every}, got {config.updates}"
-        )
+    checks.multiple(config, "updates", "every")
 
 
 def units(config: ml_collections.ConfigDict) -> list[str]:
@@ -96,21 +92,16 @@ def units(config: ml_collections.ConfigDict) -> list[str]:
     return [unit_of(network, n) for network in config.networks for n in range(config.seeds)]
 
 
-def unit_of(network: str, number: int) -> str:
-    """The name of a unit, which is also that of its folder; of "module:cell" without the colon."""
-    return f"{network.replace(':', '.')}.{number}"
-
-
 def run_unit(
     config: ml_collections.ConfigDict, unit: str, desk: launch.Desk
 ) -> dict[str, np.ndarray]:
     """The `History`, what the test set says of the best parameters, the baselines and examples."""
-    name, _, number = unit.rpartition(".")
-    (network,) = (network for network in config.networks if network.replace(":", ".") == name)
+    number = int(unit.rpartition(".")[2])
+    (network,) = (network for network in config.networks if unit_of(network, number) == unit)
     problem = problem_of(config, network)
     model = model_of(config, network, problem)
     check_sources(desk.folder.parents[1], sources_of(config, network))
-    key = jax.random.fold_in(jax.random.key(config.seed), int(number))
+    key = jax.random.fold_in(jax.random.key(config.seed), number)
     with (
         Checkpoints(desk.folder / "checkpoints") as checkpoints,
         MetricsWriter(desk.folder, problem.metric.name) as writer,
@@ -138,7 +129,7 @@ def run_unit(
         "baselines": np.array([problem.baselines[name] for name in names], float),
         "examples": np.array(_examples(model, problem, progress, config.shown), str),
         "products": np.array([*made, *problem.notes], str),
-        **(_forecast(config, model, progress, problem) if isinstance(problem, Forecasting) else {}),
+        **(_forecast(model, progress, problem) if isinstance(problem, Forecasting) else {}),
     }
 
 
@@ -149,6 +140,7 @@ def prepare(config: ml_collections.ConfigDict) -> None:
             problem = problem_of(config, network)
         except (TypeError, ImportError) as error:  # a field of another type, a missing package
             raise ValueError(f"config.data of {config.task}: {error}") from error
+        check_model(config, problem)
         if network == FEED_FORWARD and problem.topology != "one_to_one":
             raise ValueError(
                 f"config.networks: {FEED_FORWARD} reads no sequences, as {config.task} has"
@@ -222,12 +214,10 @@ def _apply(model: nn.Module, params: Params, examples: Example) -> jax.Array:
     return apply(jax.tree.map(jnp.asarray, examples))
 
 
-def _forecast(
-    config: ml_collections.ConfigDict, model: nn.Module, progress: Progress, problem: Forecasting
-) -> dict[str, np.ndarray]:
+def _forecast(model: nn.Module, progress: Progress, problem: Forecasting) -> dict[str, np.ndarray]:
     """The forecasts of the test part beside the truth and baselines, in units of the data."""
     outputs = _apply(model, progress.best, problem.test)
-    series = series_of(config.data)
+    series = problem.series
     times, truth, forecast = forecasts(series, np.asarray(outputs))
     unit = "" if series.unit in ("", series.name) else f" ({series.unit})"
     return {
@@ -237,130 +227,6 @@ def _forecast(
         "baseline_forecasts": np.array([*problem.baseline_forecasts.values()]),
         "quantity": np.array(f"{series.name}{unit}"),
     }
-
-
-def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
-    """Every look at the validation set, the test beside the baselines, learning curves."""
-    first = results[units(config)[0]]
-    name, higher = str(first["metric_name"]), bool(first["higher_is_better"])
-    rows = []
-    for network in config.networks:
-        for n in range(config.seeds):
-            arrays = results[unit_of(network, n)]
-            unit = {"network": network, "seed": n}
-            for row in np.flatnonzero(~np.isnan(arrays["updates"])):
-                look = {field: float(arrays[field][row]) for field in History._fields}
-                rows.append(unit | {"set": "validation"} | look)
-            best = float(arrays["updates"][arrays["best_row"]])
-            tested = {"updates": best, "metric": float(arrays["test_metric"])}
-            rows.append(unit | {"set": "test"} | tested)
-    table = pd.DataFrame(rows)
-
-    summary = []
-    for network in config.networks:
-        tests = table[(table["network"] == network) & (table["set"] == "test")]
-        values = tests["metric"]
-        summary.append(
-            {
-                "who": _label(network),
-                name: f"{values.mean():.4g}",
-                "sd over seeds": f"{values.std():.2g}" if len(values) > 1 else "",
-                "worst": f"{values.min() if higher else values.max():.4g}",
-                "updates to the best": f"{tests['updates'].mean():.0f}",
-            }
-        )
-    summary += [
-        {"who": f"baseline: {who}", name: f"{value:.4g}"}
-        | dict.fromkeys(("sd over seeds", "worst", "updates to the best"), "")
-        for who, value in zip(first["baseline_names"], first["baselines"], strict=True)
-    ]
-    notes = [f"{name} on the test set, {'higher' if higher else 'lower'} is better."]
-    notes += [f"Example {n}: {line}" for n, line in enumerate(first["examples"].tolist(), 1)]
-    notes += first["products"].tolist()
-    drawings = {"learning": lambda: draw_learning(config, results)}
-    if config.task == "forecasting":
-        drawings["forecast"] = lambda: draw_forecast(config, results)
-    return launch.Report(
-        table,
-        pd.DataFrame(summary),
-        drawings,
-        notes,
-    )
-
-
-def _label(network: str) -> str:
-    """A network's name as a person writes it, that of one's own cell, "module:cell", as it is."""
-    cell = network.removeprefix(BOTH_WAYS)
-    name = cell if ":" in cell else figures.label(cell).replace("_", " ")
-    return f"bidirectional {name}" if cell != network else name
-
-
-def _over_seeds(
-    config: ml_collections.ConfigDict, results: Results, network: str, field: str
-) -> np.ndarray:
-    return np.array([results[unit_of(network, n)][field] for n in range(config.seeds)])
-
-
-@figures.styled
-def draw_learning(config: ml_collections.ConfigDict, results: Results) -> Figure:
-    """The validation metric against updates, with the baselines, and the gradient's norm."""
-    first = results[units(config)[0]]
-    seeds = "one seed" if config.seeds == 1 else f"median and range over {config.seeds} seeds"
-    title = f"{config.task}: {seeds}; dashed: baselines on the test set"
-    figure, (of_metric, of_norm) = figures.panels(2, title=title, share_y=False)
-    colours = figures.colours(config.networks)
-    for network in config.networks:
-        style = {"color": colours[network], "label": _label(network)}
-        # fmax passes over the NaN of seeds that have stopped.
-        updates = np.fmax.reduce(_over_seeds(config, results, network, "updates"), axis=0)
-        for axes, field in ((of_metric, "metric"), (of_norm, "log_gradient_norm")):
-            _curve(axes, updates, _over_seeds(config, results, network, field), style)
-    figures.levels(of_metric, dict(zip(first["baseline_names"], first["baselines"], strict=True)))
-    of_metric.set(xlabel="updates", ylabel=f"{first['metric_name']}, validation set")
-    of_norm.set(xlabel="updates", ylabel="ln of the largest gradient norm")
-    figures.common_legend(figure, [of_metric], columns=4)
-    return figure
-
-
-def _curve(axes: Axes, x: np.ndarray, samples: np.ndarray, style: dict[str, Any]) -> None:
-    """The median over seeds and all of their range; seeds that have stopped are left out."""
-    some = ~np.isnan(samples).all(axis=0)
-    x, samples = x[some], samples[:, some]
-    axes.plot(x, np.nanmedian(samples, axis=0), **style)
-    low, high = np.nanmin(samples, axis=0), np.nanmax(samples, axis=0)
-    axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
-
-
-@figures.styled
-def draw_forecast(config: ml_collections.ConfigDict, results: Results) -> Figure:
-    """The test part of a series with the forecast of each value from those before it."""
-    network = config.networks[0]
-    first = results[unit_of(network, 0)]
-    times = first["times"]
-    seeds = "one seed" if config.seeds == 1 else f"{config.seeds} seeds"
-    title = f"Each value forecast from those before it: test part, {seeds}"
-    figure, (axes,) = figures.panels(1, title=title, width=8.0)
-    if times.dtype.kind == "U":
-        times = times.astype("datetime64[s]")
-        figures.date_axis(axes)
-    axes.plot(times, first["truth"], color="black", marker=".", label="truth")
-    colours = figures.colours(config.networks)
-    for network in config.networks:
-        for n, forecast in enumerate(_over_seeds(config, results, network, "forecast")):
-            label = _label(network) if n == 0 else None
-            axes.plot(times, forecast, color=colours[network], alpha=0.6, label=label)
-    best = np.argmin(first["baselines"])
-    axes.plot(
-        times,
-        first["baseline_forecasts"][best],
-        color="0.4",
-        linestyle="--",
-        linewidth=1.2,
-        label=f"best baseline: {first['baseline_names'][best]}",
-    )
-    axes.set(ylabel=str(first["quantity"]), xlabel="time")
-    figures.common_legend(figure, [axes], columns=4)
-    return figure
 
 
 EXPERIMENT = launch.Experiment(

@@ -11,8 +11,8 @@ from rnn_jax import analysis, cells, combinators, numerics, schemes, theory
 from rnn_jax.base import Cell, HiddenState, Layer, LinearCell, linear_cell
 from rnn_jax.cells import CELLS, LSTMState, elman, gru, lstm
 from rnn_jax.gated import gated_cell
-from rnn_jax.newton import Convergence, Newton
-from rnn_jax.parallel import unroll_parallel
+from rnn_jax.newton import Newton
+from rnn_jax.parallel import Convergence, unroll_parallel
 from rnn_jax.unroll import Trajectory, length_mask, unroll, unroll_static, unroll_truncated
 
 if TYPE_CHECKING:

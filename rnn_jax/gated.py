@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rnn_jax.arguments import check_positive
 from rnn_jax.base import (
     Cell,
     Drive,
@@ -13,7 +14,6 @@ from rnn_jax.base import (
     Params,
     ReadFn,
     State,
-    check_positive,
     packed_project,
     read_hidden,
 )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.base import check_positive
+from rnn_jax.arguments import check_positive
 
 Map = Callable[[jax.Array], jax.Array]
 """From and to vectors for all steps, (T, S)."""
@@ -72,25 +72,26 @@ class Newton:
             check_positive("max_iterations", self.max_iterations)
 
 
-class Convergence(NamedTuple):
-    """What became of an equation.
+class Solution(NamedTuple):
+    """What `solve` has found, each step by itself.
 
     Attributes:
-      iterations: (), the most of any segment.
+      states: (T, S), after each step.
+      iterations: ().
       residual: (T,), the largest entry of |f_t(s_{t-1}) - s_t|; NaN where a value is not finite.
-      converged: (T,), whether this step and all before it, from the last reset on, are solved to
-        the tolerance; as `solve` hands it out, this step alone.
+      solved: (T,), whether that is within the tolerance.
     """
 
+    states: jax.Array
     iterations: jax.Array
     residual: jax.Array
-    converged: jax.Array
+    solved: jax.Array
 
 
 def solve(
     step: Map, first: jax.Array, guess: jax.Array, borders: jax.Array | None, how: Newton
-) -> tuple[jax.Array, Convergence]:
-    """The states (T, S) after all steps, from a guess of them.
+) -> Solution:
+    """The states after all steps, from a guess of them.
 
     Derivatives of any order and direction are those of the solution, by the implicit function
     theorem: iterations are not stored.
@@ -123,7 +124,7 @@ def solve(
     states, (done, size) = lax.custom_root(wrong, guess, find, solve_linear, has_aux=True)
     size = lax.stop_gradient(size)
     solved = size <= _tolerance(lax.stop_gradient(states), how)
-    return states, Convergence(done.astype(jnp.int32), size, solved)
+    return Solution(states, done.astype(jnp.int32), size, solved)
 
 
 def before(first: jax.Array, states: jax.Array) -> jax.Array:

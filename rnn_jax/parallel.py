@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from rnn_jax import newton
 from rnn_jax.base import Cell, Drive, Layer, LinearCell, Params, State
-from rnn_jax.newton import Convergence, Newton
+from rnn_jax.newton import Newton
 from rnn_jax.unroll import (
     Steps,
     Trajectory,
@@ -22,6 +22,21 @@ from rnn_jax.unroll import (
 )
 
 Method = Literal["associative", "newton", "quasi_newton"] | Newton
+
+
+class Convergence(NamedTuple):
+    """What became of the iterations over a sequence.
+
+    Attributes:
+      iterations: (), the most of any segment.
+      residual: (T,), the largest entry of |f_t(s_{t-1}) - s_t|; NaN where a value is not finite.
+      converged: (T,), whether this step and all before it, from the last reset on, are solved to
+        the tolerance.
+    """
+
+    iterations: jax.Array
+    residual: jax.Array
+    converged: jax.Array
 
 
 def unroll_parallel(
@@ -122,18 +137,18 @@ def unroll_parallel(
 
     given = turn((steps, guess))
     if size is None or size >= length:
-        state, solved = solve(state, given)
+        state, found = solve(state, given)
     else:
-        state, solved = in_segments(solve, solve, state, given, size, reverse=False)
-    right = _in_a_row(solved.converged, given[0].reset)
-    trajectory, right, residual = turn((solved.trajectory, right, solved.residual))
+        state, found = in_segments(solve, solve, state, given, size, reverse=False)
+    converged = _in_a_row(found.solved, given[0].reset)
+    trajectory, converged, residual = turn((found.trajectory, converged, found.residual))
     if report:
-        return state, trajectory, Convergence(jnp.max(solved.iterations), residual, right)
-    last = right[0 if reverse else -1]
+        return state, trajectory, Convergence(jnp.max(found.iterations), residual, converged)
+    last = converged[0 if reverse else -1]
     unless = lambda flags, leaf: jnp.where(newton.rows(flags, leaf), leaf, jnp.nan)
     state, trajectory = (
         jax.tree.map(lambda leaf, flags=flags: unless(flags, leaf), tree)
-        for flags, tree in ((last, state), (right, trajectory))
+        for flags, tree in ((last, state), (converged, trajectory))
     )
     return state, trajectory
 
@@ -144,7 +159,7 @@ class _Solved(NamedTuple):
     trajectory: Trajectory
     iterations: jax.Array
     residual: jax.Array
-    converged: jax.Array
+    solved: jax.Array
 
 
 def _newton(
@@ -159,14 +174,14 @@ def _newton(
 
     every = jax.vmap(one)
     flatten = jax.vmap(lambda state: ravel_pytree(state)[0])
-    states, convergence = newton.solve(
+    found = newton.solve(
         lambda before: flatten(every(before, drives, inputs).states),
         flat, flatten(guess), steps.reset, how,
     )  # fmt: skip
-    trajectory = every(newton.before(flat, states), drives, inputs)
-    iterations = jnp.full(len(states), convergence.iterations)
-    solved = _Solved(trajectory, iterations, convergence.residual, convergence.converged)
-    return jax.tree.map(lambda leaf: leaf[-1], trajectory.states), solved
+    trajectory = every(newton.before(flat, found.states), drives, inputs)
+    iterations = jnp.full(len(found.states), found.iterations)
+    end = jax.tree.map(lambda leaf: leaf[-1], trajectory.states)
+    return end, _Solved(trajectory, iterations, found.residual, found.solved)
 
 
 def _associative(

@@ -11,7 +11,8 @@ import numpy as np
 from jax.extend import core
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rnn_jax.base import PyTree, check_positive, shown
+from rnn_jax.arguments import check_positive, shown
+from rnn_jax.base import PyTree
 
 
 def over_replicas(function: Callable[..., PyTree]) -> Callable[..., PyTree]:

@@ -21,19 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.base import (
-    Cell,
-    Drive,
-    Layer,
-    Params,
-    State,
-    check_cells,
-    check_key,
-    derived,
-    memoised,
-    shown,
-    unknown,
-)
+from rnn_jax.arguments import check_key, shown, unknown
+from rnn_jax.base import Cell, Drive, Layer, Params, State, check_cells, derived, memoised
 
 
 class Keyed(NamedTuple):

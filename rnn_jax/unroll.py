@@ -11,21 +11,8 @@ import numpy as np
 from jax import lax
 
 from rnn_jax import hoist as hoisting
-from rnn_jax.base import (
-    Cell,
-    Drive,
-    Layer,
-    Params,
-    PyTree,
-    State,
-    as_array,
-    as_arrays,
-    check_bool,
-    check_positive,
-    describe,
-    foreign_params,
-    shown,
-)
+from rnn_jax.arguments import as_array, as_arrays, check_bool, check_positive, describe, shown
+from rnn_jax.base import Cell, Drive, Layer, Params, PyTree, State, foreign_params
 from rnn_jax.stochastic import for_cell
 
 

@@ -17,7 +17,7 @@ def registered(text):
     """`rnn_jax/cells/__init__.py` with the three lines of the second step, each in its place."""
     imported, exported, entry = REGISTRY.splitlines()
     for line, place in (
-        (imported, "from rnn_jax.base import Cell, shown, unknown"),
+        (imported, "from rnn_jax.base import Cell"),
         (exported, "__all__ = ["),
         (entry, "CELLS: dict[str, Callable[..., Cell] | Cell] = {"),
     ):

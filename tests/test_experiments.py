@@ -7,8 +7,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from runs import saved, smoke
 
 from experiments import launch
+from experiments.rundir import in_name
 from experiments.slopes import fitted_slope
 from rnn_jax import theory
 
@@ -34,17 +36,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
 
 def experiment(name):
     return importlib.import_module(f"experiments.{name}").EXPERIMENT
-
-
-def smoke(name, **changes):
-    config = importlib.import_module(f"configs.{name}").get_config("smoke")
-    config.update(changes)
-    return config
-
-
-def saved(folder):
-    with np.load(folder / "arrays.npz") as arrays:
-        return dict(arrays)
 
 
 def contents(folder):
@@ -175,10 +166,34 @@ def test_where_nothing_is_solved_every_mark_lies_on_the_limit():
         assert low < limit < high
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "values"),
+    [
+        ("bifurcation", "tanh_weights", (1.5, 1.5000001)),
+        ("forget_bias", "biases", (0.5, 0.5000001)),
+        ("jacobian_spectrum", "biases", (0.5, 0.5000001)),
+        ("lyapunov_vs_gain", "input_variances", (0.5, 0.5000001)),
+        ("parameter_sensitivity", "correlations", (0.999999, 0.9999999)),
+        ("tied_vs_untied", "biases", (0.5, 0.5000001)),
+        ("tied_vs_untied", "matrices", ((1.5, 2.0), (1.0, 5.2))),
+    ],
+)
+def test_a_unit_is_of_the_very_number(name, field, values):
+    """Not of one with six digits, which two may share."""
+    config = smoke(name, **{field: values})
+    units = [unit for unit in experiment(name).units(config) if "sigmoid" not in unit]
+    config[field] = values[:1]
+    first = [unit for unit in experiment(name).units(config) if "sigmoid" not in unit]
+    others = set(units) - set(first)
+    assert set(first) < set(units)
+    assert len(others) == len(units) - len(first)
+    assert all(in_name(np.ravel(values[1])[-1]) in unit for unit in others)
+
+
 def test_powers_of_one_matrix_and_products_of_many():
     """A16: S_k and (a^2 + b^2)^k; four draws of 100 units leave some per cent of the norm."""
     config = smoke("tied_vs_untied", seeds=4, hidden_size=100, lag=20)
-    arrays = experiment("tied_vs_untied").run_unit(config, "matrix_0_5_0_25")
+    arrays = experiment("tied_vs_untied").run_unit(config, "matrix_0.5_0.25")
     for name in ("tied", "untied"):
         measured = arrays[name].mean(axis=0)
         np.testing.assert_allclose(measured, arrays[f"theory: {name}"], atol=0.1)
@@ -294,7 +309,7 @@ def test_a_flossing_that_diverges_is_said():
     [
         ("flossing", {"counts": (4, 9)}, "counts must be at most 8, the size of the state"),
         ("flossing", {"cell": "elmen"}, "cell: .*'elmen'"),
-        ("flossing", {"every": 7}, "every must divide updates"),
+        ("flossing", {"every": 7}, "updates must be a multiple of every = 7"),
         ("flossing", {"lags": (1, 65)}, "lags must be at most measured_steps"),
         ("flossing", {"clip": 0.0}, "clip must be a finite number above 0"),
         ("flossing", {"clip": INF}, "clip must be a finite number above 0, got inf"),

@@ -1,5 +1,6 @@
 """Clipping and Omega on temporal order: what is recorded, what is learned, what is refused."""
 
+import functools
 import math
 
 import jax
@@ -7,33 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import runs
 
-from configs import clipping as configs
-from experiments import clipping, launch, statistics, training
+from experiments import clipping, launch, learners, statistics
 from rnn_jax import elman, unroll
 from rnn_jax.remedies import omega
 from rnn_jax.tasks import temporal_order
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
 TASK = temporal_order()
-
-
-def smoke(**changes):
-    config = configs.get_config("smoke")
-    config.update(changes)
-    return config
+smoke = functools.partial(runs.smoke, "clipping")
 
 
 @pytest.fixture(scope="module")
 def run(finished):
     """The smoke variant."""
     folder, report = finished("clipping")
-    with np.load(folder / "arrays.npz") as arrays:
-        return report, dict(arrays)
+    return report, runs.saved(folder)
 
 
 def network(seed=0, hidden_size=8):
-    return training.init_network(
+    return learners.init_network(
         jax.random.key(seed), elman(), TASK, hidden_size, readout_scale=0.5
     )
 
@@ -98,7 +93,7 @@ def test_recorded_omega_is_the_mean_over_all_terms_of_the_batch():
     params = jax.tree.map(lambda leaf: leaf[0], begin(jax.random.split(of_networks, 1)))
     [key] = jax.random.split(of_batches, 1)
     _, of_batch = jax.random.split(jax.random.fold_in(key, 0))
-    batch = training.draw_batch(of_batch, TASK, config.batch, 10)
+    batch = learners.draw_batch(of_batch, TASK, config.batch, 10)
     readout, squares = params["readout"], []
     for inputs, target in zip(batch.inputs, batch.target, strict=True):
         outputs = unroll(cell, params["cell"], inputs)[1].outputs[-1]
@@ -137,11 +132,11 @@ def test_losses_hold_their_last_value_or_infinity():
 def test_an_update_follows_the_gradient_of_the_mean_loss():
     """Against a loop over sequences, for a batch that is shorter than its padding."""
     params, optimiser = network(), optax.sgd(0.5)
-    update = training.make_update(elman(), TASK, optimiser, batch=5, steps=14, lengths=(11, 11))
-    learner = training.Learner(params, optimiser.init(params))
+    update = learners.make_update(elman(), TASK, optimiser, batch=5, steps=14, lengths=(11, 11))
+    learner = learners.Learner(params, optimiser.init(params))
     key = jax.random.key(3)
     new, seen = jax.jit(update)(learner, key)
-    batch = training.draw_batch(jax.random.split(key)[1], TASK, 5, 14, jnp.asarray(11))
+    batch = learners.draw_batch(jax.random.split(key)[1], TASK, 5, 14, jnp.asarray(11))
     assert batch.mask.sum(axis=1).tolist() == [11] * 5
 
     def loss(params):
@@ -164,10 +159,10 @@ def test_a_penalty_is_added_to_the_loss_and_handed_on():
     def penalty(params, examples):
         return 0.25 * jnp.sum(params["readout"]["bias"] + 1), len(examples.target)
 
-    learner = training.Learner(params, optimiser.init(params))
+    learner = learners.Learner(params, optimiser.init(params))
     options = {"batch": 3, "steps": 10}
-    plain = training.make_update(elman(), TASK, optimiser, **options)
-    penalised = training.make_update(elman(), TASK, optimiser, **options, penalty=penalty)
+    plain = learners.make_update(elman(), TASK, optimiser, **options)
+    penalised = learners.make_update(elman(), TASK, optimiser, **options, penalty=penalty)
     (one, seen), (other, also) = (f(learner, jax.random.key(0)) for f in (plain, penalised))
     assert (seen.penalty, also.penalty) == (None, 3)
     assert seen.loss == also.loss
@@ -177,11 +172,11 @@ def test_a_penalty_is_added_to_the_loss_and_handed_on():
 
 def test_how_updates_are_dealt_out_to_chunks_changes_nothing():
     params, optimiser = network(), optax.adam(1e-2)
-    update = training.make_update(elman(), TASK, optimiser, batch=4, steps=12, lengths=(10, 12))
+    update = learners.make_update(elman(), TASK, optimiser, batch=4, steps=12, lengths=(10, 12))
     observe = lambda learner, seen: seen.loss
-    learner = training.Learner(params, optimiser.init(params))
+    learner = learners.Learner(params, optimiser.init(params))
     key = jax.random.key(1)
-    chunk = lambda every: jax.jit(training.make_chunk(update, observe, every=every))
+    chunk = lambda every: jax.jit(learners.make_chunk(update, observe, every=every))
     whole, losses = chunk(6)(learner, key, 0)
     parts = []
     for done in (0, 2, 4):

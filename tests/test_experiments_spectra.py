@@ -1,10 +1,10 @@
 """The experiments on spectra of Jacobians and on the phase diagram, beside closed forms."""
 
-import importlib
 import math
 
 import numpy as np
 import pytest
+from runs import smoke
 
 from experiments import jacobian_spectrum, phase_diagram
 from experiments.slopes import fitted_slope
@@ -12,12 +12,6 @@ from rnn_jax import theory
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
 MODULES = {"jacobian_spectrum": jacobian_spectrum, "phase_diagram": phase_diagram}
-
-
-def smoke(name, **changes):
-    config = importlib.import_module(f"configs.{name}").get_config("smoke")
-    config.update(changes)
-    return config
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ experiment, and none of its instruments.
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from jax import lax
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -41,12 +43,7 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parent.parent
 CELL_NAMES = ("elman", "lstm", "gru")
 KEY = ["kind", "source", "cell", "quantity", "seed", "x"]
-
-
-def smoke(**changes):
-    config = configs.get_config("smoke")
-    config.update(changes)
-    return config
+smoke = functools.partial(runs.smoke, "gradient_norms")
 
 
 def small(**changes):

@@ -20,7 +20,6 @@ from rnn_jax.combinators import stack, with_zoneout
 
 KEY = jax.random.key(0)
 D = 3
-EYE = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
 
 
 def setting(cell, size, steps, dtype=jnp.float64, gain=1.0, seed=0):

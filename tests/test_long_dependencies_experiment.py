@@ -1,13 +1,16 @@
 """Success against length: what is recorded, what is learned, when it counts, what is refused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import runs
 
 from configs import long_dependencies as configs
-from experiments import launch, statistics, training
+from experiments import launch, learners, statistics
 from experiments import long_dependencies as experiment
 from experiments import long_dependencies_report as reports
 from rnn_jax import elman, schemes, unroll
@@ -16,13 +19,7 @@ from rnn_jax.tasks.long_dependencies import adding
 from rnn_jax.tasks.task import solved_after
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
-
-
-def smoke(**changes):
-    config = configs.get_config("smoke")
-    with config.unlocked():
-        config.update(changes)
-    return config
+smoke = functools.partial(runs.smoke, "long_dependencies")
 
 
 def only(task, length, cell, **changes):
@@ -44,8 +41,7 @@ def only(task, length, cell, **changes):
 def run(finished):
     """The smoke variant."""
     folder, report = finished("long_dependencies")
-    with np.load(folder / "arrays.npz") as arrays:
-        return folder, report, dict(arrays)
+    return folder, report, runs.saved(folder)
 
 
 def test_a_gru_adds_and_tells_the_order(run):
@@ -100,11 +96,11 @@ def test_records_are_those_of_a_network_trained_by_hand():
     of_networks, of_batches, of_tests = jax.random.split(jax.random.key(config.seed), 3)
     keys = (jax.random.split(key, 1)[0] for key in (of_networks, of_batches, of_tests))
     of_network, of_batch, of_test = keys
-    params = training.init_network(
+    params = learners.init_network(
         of_network, cell, task, size, scheme=schemes.orthogonal(), readout_scale=size**-0.5
     )
     of_test, of_sequences, of_readout = jax.random.split(of_test, 3)
-    test = training.draw_batch(of_test, task, 20, 10)
+    test = learners.draw_batch(of_test, task, 20, 10)
 
     def losses(params, examples):
         squares = []
@@ -124,7 +120,7 @@ def test_records_are_those_of_a_network_trained_by_hand():
         assert arrays["test_error"][0, update] == pytest.approx(wrong, abs=1e-6)
         if update == 2:
             break
-        batch = training.draw_batch(
+        batch = learners.draw_batch(
             jax.random.split(jax.random.fold_in(of_batch, update))[1], task, 3, 10
         )
         loss, gradient = jax.jit(jax.value_and_grad(mean))(params, batch)
@@ -133,7 +129,7 @@ def test_records_are_those_of_a_network_trained_by_hand():
         params = optax.apply_updates(params, change)
     assert np.isnan(arrays["loss"][0, 0])
 
-    [xs] = training.draw_batch(of_sequences, task, 1, 10, jnp.asarray(10)).inputs
+    [xs] = learners.draw_batch(of_sequences, task, 1, 10, jnp.asarray(10)).inputs
     [vector] = np.array(jax.random.normal(of_readout, (1, size)), float)
     states = np.array(unroll(cell, params["cell"], xs)[1].outputs, float)
     vector /= np.linalg.norm(vector)
@@ -197,7 +193,7 @@ def test_chrono_is_for_the_cells_that_keep_their_state():
 def test_lengths_are_drawn_from_the_spread():
     config = only("adding", 20, "gru", spread=5)
     _, test = experiment._tasks("adding", 20, config.spread)
-    examples = training.draw_batch(jax.random.key(0), test, 200, 20)
+    examples = learners.draw_batch(jax.random.key(0), test, 200, 20)
     assert set(np.asarray(examples.mask.sum(axis=1)).tolist()) == {15, 16, 17, 18, 19, 20}
     same, fixed = experiment._tasks("adding", 20, 0)
     assert same is fixed
@@ -208,9 +204,9 @@ def test_every_task_can_be_asked_for(task):
     length = 64 if "pixel" in task else 100 if "hochreiter" in task else 24
     experiment.validate(only(task, length, "elman"))
     for part in experiment._tasks(task, length, 0):
-        params = training.init_network(jax.random.key(0), elman(), part, 4, readout_scale=1.0)
-        batch = training.draw_batch(jax.random.key(1), part, 2, length)
-        loss, error = training.scores(elman(), part, params, batch)
+        params = learners.init_network(jax.random.key(0), elman(), part, 4, readout_scale=1.0)
+        batch = learners.draw_batch(jax.random.key(1), part, 2, length)
+        loss, error = learners.scores(elman(), part, params, batch)
         assert np.isfinite(loss)
         assert 0 <= error <= 1
         assert part.baseline(length) > 0
@@ -220,7 +216,7 @@ def test_every_task_can_be_asked_for(task):
 def test_tests_of_images_are_of_others_than_those_trained_on():
     train, test = experiment._tasks("pixel_digits", 64, 0)
     images = [
-        {np.asarray(inputs).tobytes() for inputs in training.draw_batch(key, part, 300, 64).inputs}
+        {np.asarray(inputs).tobytes() for inputs in learners.draw_batch(key, part, 300, 64).inputs}
         for key, part in zip(jax.random.split(jax.random.key(0)), (train, test), strict=True)
     ]
     assert not images[0] & images[1]

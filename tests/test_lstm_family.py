@@ -291,9 +291,6 @@ def test_mlstm_is_its_parallel_form(heads, forget):
         np.testing.assert_allclose(outputs(cell, params, xs), expected, rtol=1e-8, atol=1e-11)
 
 
-GATES_OF = {"slstm": lambda params: params["bias"], "mlstm": lambda params: params["gate_bias"]}
-
-
 @pytest.mark.parametrize("sign_f", [-1, 1])
 @pytest.mark.parametrize("sign_i", [-1, 1])
 @pytest.mark.parametrize("forget", ["sigmoid", "exp"])

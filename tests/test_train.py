@@ -20,8 +20,9 @@ import optax
 import pandas as pd
 import pytest
 
+from configs.suggest import get_config as suggest_config
 from configs.train import TASKS, get_config, smoke
-from experiments import applications, generation, launch, train
+from experiments import applications, figures, generation, launch, suggest, train, train_report
 from experiments.applications import APPLICATIONS, model_of, problem_of
 from experiments.generation import encoded, likeliest, read
 from rnn_jax import gru
@@ -301,7 +302,6 @@ def test_what_diverges_ends_in_one_line(tmp_path):
         ("every", 7, "config.updates must be a multiple of every = 7"),
         ("optimiser", "adamm", "unknown 'adamm'.*did you mean 'adam'"),
         ("pool", "max", "config.pool: unknown 'max'"),
-        ("features", (0,), "config.features must be at least 1, got 0"),
         ("embedding_gain", 0.0, "config.embedding_gain must be a finite number above 0, got 0"),
         ("weight_decay", 0.1, "config.weight_decay is 0.1, but config.optimiser is 'adam': only"),
         ("task", "words", "config.data has the fields hub, .* begin with .*train.py:words$"),
@@ -329,6 +329,42 @@ def test_a_field_without_effect_is_refused(name, data, message):
     config.data.update(data)
     with pytest.raises(ValueError, match=message):
         train.EXPERIMENT.prepare(config)
+
+
+def test_hidden_layers_before_a_decoder_are_not_empty():
+    config = smoke("captions")
+    config.features = (0,)
+    with pytest.raises(ValueError, match=r"config\.features must be at least 1, got 0"):
+        train.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "missing"),
+    [
+        ("digits", "music", "embedding and no embedding_gain and no features"),
+        ("music", "digits", "pool"),
+    ],
+)
+def test_a_task_has_its_own_configuration(name, task, missing):
+    """Also where its data have the same fields as another's."""
+    config = smoke(name)
+    config.task = task
+    message = f"^config has no {missing}, .*: begin with --config=configs/train.py:{task}$"
+    with pytest.raises(ValueError, match=message):
+        train.EXPERIMENT.prepare(config)
+
+
+def test_a_configuration_has_no_field_without_effect():
+    """A model made by another value of a field is another one."""
+    other = {"attention": False, "embedding": 7, "embedding_gain": 3.0, "pool": "mean"}
+    for name in TASKS:
+        config, problem, model = made(name)
+        for field in ("attention", "embedding", "embedding_gain", "features", "pool"):
+            if field in config:
+                config[field] = other.get(field, (5,))
+                changed = model_of(config, config.networks[-1], problem)
+                assert changed != model, (name, field)
+                model = changed
 
 
 def test_a_feed_forward_network_reads_no_sequence():
@@ -494,6 +530,26 @@ def test_own_table_of_texts_and_own_series(tmp_path):
     assert (tmp_path / "sales" / "figures" / "forecast.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "wrods"}, "unknown 'wrods'"),
+        (
+            {"data": {"path": "", "steps": 32, "limit": 4000, "seed": 0}},
+            "config.data has the fields",
+        ),
+        ({"patience": None}, "not as this version trains"),
+    ],
+)
+def test_suggestions_from_a_run_of_another_version_are_refused(change, message, tmp_path):
+    saved = smoke("words").to_dict() | change
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    asked = suggest_config()
+    asked.run = str(tmp_path)
+    with pytest.raises(ValueError, match=f"^config.run={tmp_path}: .*{message}"):
+        suggest.answer(asked)
+
+
 @pytest.mark.slow
 def test_suggestions_from_a_trained_network(tmp_path, capsys):
     text = "the cat sat on the mat and the dog sat on the log . " * 200
@@ -502,9 +558,6 @@ def test_suggestions_from_a_trained_network(tmp_path, capsys):
     config.data.path, config.data.steps = str(tmp_path / "cats.txt"), 8
     launch.run(train.EXPERIMENT, config, tmp_path / "run")
     capsys.readouterr()
-    from configs.suggest import get_config as suggest_config
-    from experiments import suggest
-
     asked = suggest_config()
     asked.run, asked.prefix, asked.count = str(tmp_path / "run"), "the dog sat on", 2
     asked.beam, asked.beam_length = 2, 3
@@ -581,7 +634,8 @@ def forecast_figure(config, times):
         "baseline_forecasts": np.stack([np.full(len(times), 2.0), np.full(len(times), 1.0)]),
         "quantity": np.array("sales"),
     }
-    figure = train.draw_forecast(config, dict.fromkeys(train.units(config), arrays))
+    results = dict.fromkeys(train.units(config), arrays)
+    figure = figures.styled(train_report._draw_forecast)(config, results)
     figure.savefig(io.BytesIO(), dpi=figure.dpi)
     return figure
 
@@ -619,7 +673,7 @@ def test_saved_forecasts_are_in_units_of_the_data(name, quantity):
     model = model_of(config, "lstm", problem)
     first = jax.tree.map(lambda leaf: leaf[0], problem.test)
     best = model.init(jax.random.key(0), first.inputs, first.mask)["params"]
-    saved = train._forecast(config, model, types.SimpleNamespace(best=best), problem)
+    saved = train._forecast(model, types.SimpleNamespace(best=best), problem)
     assert re.fullmatch(quantity, str(saved["quantity"]))
     errors = saved["baseline_forecasts"] - saved["truth"]
     rmse = np.sqrt(np.mean(np.square(errors), axis=1))

@@ -10,10 +10,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from rnn_jax.base import (
-    Cell,
-    Params,
-    State,
+from rnn_jax.arguments import (
     as_array,
     as_arrays,
     check_key,
@@ -22,6 +19,7 @@ from rnn_jax.base import (
     describe,
     shown,
 )
+from rnn_jax.base import Cell, Params, State
 from rnn_jax.unroll import prepare
 
 _REACH = 3.0

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import numerics
-from rnn_jax.base import Cell, Params, PyTree, State, as_array, shown
+from rnn_jax.arguments import as_array, shown
+from rnn_jax.base import Cell, Params, PyTree, State
 from rnn_jax.numerics import Scaled
 from rnn_jax.unroll import Steps, Visit, advance, visit
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax.analysis.gradients import gradient_flow
-from rnn_jax.base import Cell, Params, shown
+from rnn_jax.arguments import shown
+from rnn_jax.base import Cell, Params
 from rnn_jax.unroll import unroll
 
 

@@ -17,7 +17,8 @@ from rnn_jax.analysis.gradients import (
     unprepared,
     zero_like,
 )
-from rnn_jax.base import Cell, Params, State, as_array, check_key, check_positive
+from rnn_jax.arguments import as_array, check_key, check_positive
+from rnn_jax.base import Cell, Params, State
 from rnn_jax.numerics import Scaled
 from rnn_jax.unroll import advance, prepare, visit
 

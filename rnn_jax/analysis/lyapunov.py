@@ -11,16 +11,8 @@ from jax import lax
 
 from rnn_jax import numerics
 from rnn_jax.analysis.jacobians import Linearised
-from rnn_jax.base import (
-    Cell,
-    Params,
-    PyTree,
-    State,
-    as_array,
-    check_key,
-    check_positive,
-    shown,
-)
+from rnn_jax.arguments import as_array, check_key, check_positive, shown
+from rnn_jax.base import Cell, Params, PyTree, State
 from rnn_jax.unroll import prepare, unroll
 
 

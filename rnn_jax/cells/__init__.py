@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rnn_jax.base import Cell, shown, unknown
+from rnn_jax.arguments import shown, unknown
+from rnn_jax.base import Cell
 from rnn_jax.cells.antisymmetric import antisymmetric
 from rnn_jax.cells.convlstm import convlstm
 from rnn_jax.cells.cornn import CoRNNState, cornn

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, HiddenState, Params, Shapes, affine, check_number, check_shapes
+from rnn_jax.arguments import check_number
+from rnn_jax.base import Cell, HiddenState, Params, Shapes, affine, check_shapes
 from rnn_jax.schemes import Scheme, gaussian, packed_init
 
 

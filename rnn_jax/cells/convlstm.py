@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from rnn_jax.base import Cell, Params, Shapes, check_positive, check_shapes
+from rnn_jax.arguments import check_positive
+from rnn_jax.base import Cell, Params, Shapes, check_shapes
 from rnn_jax.cells.lstm import GATES, LSTMState, open_gates
 from rnn_jax.schemes import own_init
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Hashable, Mapping
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, HiddenState, Params, packed_project, unknown
+from rnn_jax.arguments import unknown
+from rnn_jax.base import Cell, HiddenState, Params, packed_project
 from rnn_jax.schemes import packed_init
 
 Activation = Callable[[jax.Array], jax.Array]

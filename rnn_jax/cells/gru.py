@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, HiddenState, Params, check_choice, packed_project
+from rnn_jax.arguments import check_choice
+from rnn_jax.base import Cell, HiddenState, Params, packed_project
 from rnn_jax.schemes import packed_init
 
 GATES = ("reset", "update", "candidate")

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, Params, check_number
+from rnn_jax.arguments import check_number
+from rnn_jax.base import Cell, Params
 from rnn_jax.gated import gated_cell
 from rnn_jax.schemes import equinox
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from rnn_jax.base import LinearCell, Params, check_increasing, check_positive
+from rnn_jax.arguments import check_increasing, check_positive
+from rnn_jax.base import LinearCell, Params
 from rnn_jax.diagonal import diagonal_cell
 from rnn_jax.numerics import wide_dtype
 from rnn_jax.schemes import own_init

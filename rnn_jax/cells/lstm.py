@@ -9,7 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, Params, check_positive, packed_project
+from rnn_jax.arguments import check_positive
+from rnn_jax.base import Cell, Params, packed_project
 from rnn_jax.schemes import Draw, Layout, drawn_shapes, packed_init
 
 GATES = ("input", "forget", "candidate", "output")

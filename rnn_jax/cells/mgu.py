@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import schemes
-from rnn_jax.base import Cell, HiddenState, Params, check_choice
+from rnn_jax.arguments import check_choice
+from rnn_jax.base import Cell, HiddenState, Params
 from rnn_jax.gated import gated_cell
 
 GATES = ("forget", "candidate")

@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from rnn_jax.arguments import check_choice
 from rnn_jax.base import (
     HiddenState,
     LinearCell,
@@ -14,7 +15,6 @@ from rnn_jax.base import (
     ProjectFn,
     Shapes,
     affine,
-    check_choice,
     check_shapes,
     linear_cell,
 )

@@ -5,7 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import HiddenState, LinearCell, Params, check_choice, linear_cell
+from rnn_jax.arguments import check_choice
+from rnn_jax.base import HiddenState, LinearCell, Params, linear_cell
 from rnn_jax.cells.mingru import CANDIDATES, Candidate, input_gates_project
 from rnn_jax.numerics import wide_dtype
 from rnn_jax.schemes import packed_init

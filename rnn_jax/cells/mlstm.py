@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from rnn_jax.base import Cell, Params, Shapes, affine, check_choice, check_positive, check_shapes
+from rnn_jax.arguments import check_choice, check_positive
+from rnn_jax.base import Cell, Params, Shapes, affine, check_shapes
 from rnn_jax.cells.slstm import (
     FORGET_GATES,
     forget_biases,

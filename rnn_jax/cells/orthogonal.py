@@ -21,7 +21,8 @@ import numpy as np
 from jax.nn import initializers
 from jax.scipy.linalg import expm, solve_triangular
 
-from rnn_jax.base import Cell, HiddenState, Params, Shapes, affine, check_positive, check_shapes
+from rnn_jax.arguments import check_positive
+from rnn_jax.base import Cell, HiddenState, Params, Shapes, affine, check_shapes
 from rnn_jax.cells.elman import Activation, activation_function, activation_name
 from rnn_jax.numerics import wide_dtype
 from rnn_jax.schemes import own_init

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import Cell, Params, affine, check_choice
+from rnn_jax.arguments import check_choice
+from rnn_jax.base import Cell, Params, affine
 from rnn_jax.gated import gated_cell
 from rnn_jax.schemes import Layout
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import schemes
-from rnn_jax.base import Cell, HiddenState, Params, Shapes, affine, check_positive, check_shapes
+from rnn_jax.arguments import check_positive
+from rnn_jax.base import Cell, HiddenState, Params, Shapes, affine, check_shapes
 from rnn_jax.schemes import Scheme, packed_init
 from rnn_jax.schemes.parts import gate_bias
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import initializers
 
-from rnn_jax.base import LinearCell, Params, check_choice, check_increasing, check_positive
+from rnn_jax.arguments import check_choice, check_increasing, check_positive
+from rnn_jax.base import LinearCell, Params
 from rnn_jax.diagonal import Transition, diagonal_cell, to_complex
 from rnn_jax.numerics import wide_dtype
 from rnn_jax.schemes import own_init

@@ -6,19 +6,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import (
-    Cell,
-    Drive,
-    Layer,
-    Params,
-    State,
-    check_bool,
-    check_cells,
-    check_key,
-    check_parts,
-    memoised,
-    shown,
-)
+from rnn_jax.arguments import check_bool, check_key, shown
+from rnn_jax.base import Cell, Drive, Layer, Params, State, check_cells, check_parts, memoised
 from rnn_jax.stochastic import for_cell, plain, with_keys_of
 from rnn_jax.unroll import Trajectory, unroll
 

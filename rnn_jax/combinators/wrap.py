@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnn_jax.arguments import check_positive
 from rnn_jax.base import (
     Cell,
     Drive,
@@ -16,7 +17,6 @@ from rnn_jax.base import (
     State,
     check_cells,
     check_parts,
-    check_positive,
     derived,
     memoised,
 )

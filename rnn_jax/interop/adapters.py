@@ -11,17 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.base import (
-    Cell,
-    Drive,
-    HiddenState,
-    Params,
-    PyTree,
-    State,
-    check_positive,
-    describe,
-    read_hidden,
-)
+from rnn_jax.arguments import check_positive, describe
+from rnn_jax.base import Cell, Drive, HiddenState, Params, PyTree, State, read_hidden
 from rnn_jax.cells.lstm import LSTMState
 
 Carry = Any

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from rnn_jax.base import Params, PyTree, shown
+from rnn_jax.arguments import shown
+from rnn_jax.base import Params, PyTree
 from rnn_jax.interop.formats import to_jax, to_numpy
 from rnn_jax.reading import readable
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import shown
+from rnn_jax.arguments import shown
 
 
 class Memory(NamedTuple):

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnn_jax.base import State, as_array, check_key, check_number, check_positive, describe
+from rnn_jax.arguments import as_array, check_key, check_number, check_positive, describe
+from rnn_jax.base import State
 from rnn_jax.numerics import wide_dtype
 from rnn_jax.tasks.vocabulary import PAD
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rnn_jax.base import Cell, Layer, Params, State, check_cells, check_positive
+from rnn_jax.arguments import check_positive
+from rnn_jax.base import Cell, Layer, Params, State, check_cells
 from rnn_jax.combinators import keyed
 from rnn_jax.schemes import Scheme
 from rnn_jax.stochastic import check_rate

@@ -25,7 +25,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rnn_jax.base import State, check_positive, shown
+from rnn_jax.arguments import check_positive, shown
+from rnn_jax.base import State
 from rnn_jax.models.attention import Memory, attend
 from rnn_jax.models.reader import Reader
 from rnn_jax.stochastic import check_rate

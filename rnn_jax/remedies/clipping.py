@@ -9,16 +9,8 @@ import numpy as np
 import optax
 
 from rnn_jax import numerics
-from rnn_jax.base import (
-    Cell,
-    Drive,
-    Params,
-    PyTree,
-    State,
-    check_cells,
-    check_number,
-    derived,
-)
+from rnn_jax.arguments import check_number
+from rnn_jax.base import Cell, Drive, Params, PyTree, State, check_cells, derived
 
 
 def clip_by_leaf_norm(max_norm: jax.typing.ArrayLike) -> optax.GradientTransformation:

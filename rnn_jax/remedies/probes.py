@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from rnn_jax import numerics
-from rnn_jax.base import PyTree, shown
+from rnn_jax.arguments import shown
+from rnn_jax.base import PyTree
 
 
 class Probe(NamedTuple):

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from rnn_jax.base import Cell, shown
+from rnn_jax.arguments import shown
+from rnn_jax.base import Cell
 from rnn_jax.schemes.layout import Layout, Scheme
 from rnn_jax.schemes.literature import gaussian
 from rnn_jax.schemes.parts import check_forget_bias, check_numbers, given

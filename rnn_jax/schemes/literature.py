@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from rnn_jax.base import check_positive
+from rnn_jax.arguments import check_positive
 from rnn_jax.schemes.layout import Layout, Scheme
 from rnn_jax.schemes.parts import (
     check_numbers,

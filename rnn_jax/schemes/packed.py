@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import InitFn, Params, Shapes, check_key
+from rnn_jax.arguments import check_key
+from rnn_jax.base import InitFn, Params, Shapes
 from rnn_jax.schemes.layout import Draw, Layout, Scheme
 from rnn_jax.schemes.literature import gaussian, orthogonal
 

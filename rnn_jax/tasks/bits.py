@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import check_choice, check_positive
+from rnn_jax.arguments import check_choice, check_positive
 from rnn_jax.tasks.task import (
     Example,
     Task,

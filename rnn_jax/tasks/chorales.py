@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import jax
 import numpy as np
 
-from rnn_jax.base import check_positive
+from rnn_jax.arguments import check_positive
 from rnn_jax.tasks.metrics import bits
 from rnn_jax.tasks.ngrams import ngram_bits
 from rnn_jax.tasks.problem import Conditioned, Metric, Problem

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnn_jax.base import check_positive
+from rnn_jax.arguments import check_positive
 from rnn_jax.tasks.files import text_table
 from rnn_jax.tasks.metrics import accuracy
 from rnn_jax.tasks.problem import Metric, Problem

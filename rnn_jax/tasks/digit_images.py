@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnn_jax.base import check_positive
+from rnn_jax.arguments import check_positive
 from rnn_jax.tasks.metrics import accuracy, exact_match
 from rnn_jax.tasks.problem import Conditioned, Metric, Problem
 from rnn_jax.tasks.task import Example, classes_loss

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.base import check_pair
+from rnn_jax.arguments import check_pair
 from rnn_jax.tasks.ctc import (
     CHARACTER_ERROR,
     character_error,

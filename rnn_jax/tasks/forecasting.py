@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnn_jax.base import check_positive, shown
+from rnn_jax.arguments import check_positive, shown
 from rnn_jax.tasks.problem import Metric, Problem
 from rnn_jax.tasks.task import Example
 from rnn_jax.tasks.time_series import Series
@@ -27,9 +27,11 @@ class Forecasting(Problem):
     """A `Problem` whose baselines are forecasts, too.
 
     Attributes:
+      series: what is forecast.
       baseline_forecasts: what each baseline says of the test, (M,) in units of the data, by name.
     """
 
+    series: Series
     baseline_forecasts: Mapping[str, np.ndarray]
 
 
@@ -143,6 +145,7 @@ def forecasting(series: Series, window: int | None = None) -> Forecasting:
         metric=Metric(f"RMSE{unit}", measure, lambda mean: scale * mean**0.5),
         output_size=1,
         baselines={name: rmse(forecast) for name, forecast in said.items()},
+        series=series,
         baseline_forecasts=said,
         initial_loss=float(np.mean(np.square(training.target))),
         show=show,

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.base import check_positive
+from rnn_jax.arguments import check_positive
 from rnn_jax.tasks.files import read_text
 from rnn_jax.tasks.metrics import bits
 from rnn_jax.tasks.ngrams import ngram_bits

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.base import check_choice
+from rnn_jax.arguments import check_choice
 from rnn_jax.tasks.task import (
     Example,
     Task,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.base import check_positive
+from rnn_jax.arguments import check_positive
 from rnn_jax.tasks.digit_images import Digits, draws
 from rnn_jax.tasks.metrics import step_accuracy
 from rnn_jax.tasks.problem import Metric, Problem

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from rnn_jax.base import check_positive, unknown
+from rnn_jax.arguments import check_positive, unknown
 from rnn_jax.tasks.metrics import exact_match
 from rnn_jax.tasks.problem import Conditioned, Metric, Problem
 from rnn_jax.tasks.task import Example, classes_loss

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.base import check_choice
+from rnn_jax.arguments import check_choice
 from rnn_jax.tasks.digit_images import digit_splits
 from rnn_jax.tasks.task import Example, Task, class_at_end_error, class_at_end_loss, padding
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from rnn_jax.base import check_positive
+from rnn_jax.arguments import check_positive
 from rnn_jax.tasks.classified_text import split_words, text_problem
 from rnn_jax.tasks.problem import Problem
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnn_jax.base import check_positive, shown, unknown
+from rnn_jax.arguments import check_positive, shown, unknown
 from rnn_jax.tasks.files import mostly_numbers, number_table, numbers, read_text
 
 # Draws the embedding of characters, N(0, I) for each in code point order, later standardised under

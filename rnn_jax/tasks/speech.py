@@ -8,7 +8,7 @@ from typing import IO
 
 import numpy as np
 
-from rnn_jax.base import check_positive
+from rnn_jax.arguments import check_positive
 from rnn_jax.reading import readable
 from rnn_jax.tasks.ctc import CHARACTER_ERROR, constant_answer, ctc_loss, pad_lines, reader
 from rnn_jax.tasks.problem import Problem

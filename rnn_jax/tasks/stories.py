@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.base import check_pair, check_positive
+from rnn_jax.arguments import check_pair, check_positive
 from rnn_jax.tasks.metrics import exact_match
 from rnn_jax.tasks.problem import Conditioned, Metric, Problem
 from rnn_jax.tasks.task import Example, classes_loss

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnn_jax.base import check_positive, shown
+from rnn_jax.arguments import check_positive, shown
 
 
 class Example(NamedTuple):

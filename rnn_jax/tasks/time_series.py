@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rnn_jax.base import check_positive
+from rnn_jax.arguments import check_positive
 from rnn_jax.tasks.files import mostly_numbers, number_table, numbers
 
 # A series with more of its values missing would be a series of interpolations.

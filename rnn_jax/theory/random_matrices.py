@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlogy
 
-from rnn_jax.base import check_positive
+from rnn_jax.arguments import check_positive
 
 
 def tied_spectral_norm(gain: jax.typing.ArrayLike, lag: jax.typing.ArrayLike) -> jax.Array:

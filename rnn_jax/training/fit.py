@@ -15,7 +15,8 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from rnn_jax.base import Params, PyTree, check_positive
+from rnn_jax.arguments import check_positive
+from rnn_jax.base import Params, PyTree
 from rnn_jax.tasks.problem import Metric, Problem
 from rnn_jax.tasks.task import Example
 from rnn_jax.training.checkpoints import Checkpoints

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import optax
 
-from rnn_jax.base import shown, unknown
+from rnn_jax.arguments import shown, unknown
 from rnn_jax.remedies import watch
 
 OPTIMISERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {

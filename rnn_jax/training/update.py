@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from rnn_jax import numerics
-from rnn_jax.base import Params, PyTree, check_positive, shown
+from rnn_jax.arguments import check_positive, shown
+from rnn_jax.base import Params, PyTree
 from rnn_jax.remedies import Probe, Watched, read_probes
 
 

@@ -1,4 +1,4 @@
-"""A cell with a linear readout, trained on a task: what experiments on learning share."""
+"""A cell with a linear readout, which learns a task: what experiments on learning share."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

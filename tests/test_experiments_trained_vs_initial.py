@@ -1,30 +1,26 @@
 """Networks before and after training: what is recorded, what is learned, what is refused."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
+import runs
 
-from configs import trained_vs_initial as configs
+from experiments import learners
 from experiments import trained_vs_initial as experiment
-from experiments import training
 from rnn_jax import elman, schemes, unroll
 from rnn_jax.tasks import adding, characters, python_docs_text
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
-
-
-def smoke(**changes):
-    config = configs.get_config("smoke")
-    config.update(changes)
-    return config
+smoke = functools.partial(runs.smoke, "trained_vs_initial")
 
 
 @pytest.fixture(scope="module")
 def run(finished):
     """The smoke variant."""
     folder, report = finished("trained_vs_initial")
-    with np.load(folder / "arrays.npz") as arrays:
-        return report, dict(arrays)
+    return report, runs.saved(folder)
 
 
 def test_update_0_is_the_initial_network():
@@ -34,12 +30,12 @@ def test_update_0_is_the_initial_network():
     cell, task, steps, size = elman(), adding(), config.steps["adding"], config.hidden_size
     of_networks, _, of_tests = jax.random.split(jax.random.key(config.seed), 3)
     of_network, of_test = (jax.random.split(key, 2)[0] for key in (of_networks, of_tests))
-    params = training.init_network(
+    params = learners.init_network(
         of_network, cell, task, size, scheme=schemes.orthogonal(), readout_scale=size**-0.5
     )
     states_of = jax.jit(lambda xs: unroll(cell, params["cell"], xs)[1].outputs)
 
-    examples = training.draw_batch(jax.random.fold_in(of_test, 0), task, config.tested, steps)
+    examples = learners.draw_batch(jax.random.fold_in(of_test, 0), task, config.tested, steps)
     answers = jax.vmap(states_of)(examples.inputs)[:, -1] @ params["readout"]["kernel"]
     squares = np.square(np.asarray(answers)[:, 0] - np.asarray(examples.target))
     np.testing.assert_allclose(arrays["loss"][0, 0], squares.mean(), rtol=1e-5)
@@ -48,9 +44,9 @@ def test_update_0_is_the_initial_network():
     keys = jax.random.split(jax.random.fold_in(of_test, 1), 4)
     of_sequences, of_readouts, of_long, of_frame = keys
     with jax.enable_x64(True):  # which draws other numbers
-        batch = training.draw_batch(of_sequences, task, config.measured, steps).inputs
+        batch = learners.draw_batch(of_sequences, task, config.measured, steps).inputs
         vector = np.array(jax.random.normal(of_readouts, (config.measured, size))[0])
-        long = training.draw_batch(of_long, task, -(-total // steps), steps).inputs
+        long = learners.draw_batch(of_long, task, -(-total // steps), steps).inputs
         tangent = np.array(jax.random.normal(of_frame, (size, 1))[:, 0])
     vector /= np.linalg.norm(vector)
     log_norms, product, singular = [0.0], np.eye(size), {}

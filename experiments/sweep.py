@@ -7,7 +7,6 @@ Every setting sees the same inputs and readouts. What is kept of a curve are the
 samples of each seed and quantiles over all, at some sixty lags: small enough for a page.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -116,38 +115,43 @@ def run_unit(config: ml_collections.ConfigDict, unit: str) -> dict[str, np.ndarr
     name = unit.replace("=", ":")
     cell = lookup(name)
     grid = settings(config, name)
-    params = _stacked([_draw(config, cell, setting) for setting in grid])
-    rng = np.random.default_rng(config.seed)
-    longest = max(*config.lengths, config.burn_in + config.tangent_burn_in + config.steps)
-    shape = (config.seeds, config.batch)
-    xs = rng.standard_normal((*shape, longest, config.input_size), np.float32)
-    state = jax.eval_shape(cell.initial_state, jax.tree.map(lambda leaf: leaf[0, 0], params))
-    size = sum(leaf.size for leaf in jax.tree.leaves(state))
-    outputs = _output_shape(cell, params, config.input_size)
-    readouts = rng.standard_normal((*shape, *outputs), np.float32)
-    readouts /= np.linalg.norm(readouts, axis=-1, keepdims=True)
-
+    drawn = [_draw(config, cell, setting) for setting in grid]
+    state, output = _shapes(cell, drawn[0], config.input_size)
     # Replicas are all seeds of all settings.
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), params)
-    repeated = lambda array: np.tile(array, (len(grid), *[1] * (array.ndim - 1)))
+    params = jax.tree.map(lambda *leaves: np.concatenate(leaves), *drawn)
+    seeds = np.tile(np.arange(config.seeds), len(grid))
     results: dict[str, np.ndarray] = {}
     for length in config.lengths:
-        measured = _curves(cell, name)(flat, repeated(xs[:, :, :length]), repeated(readouts))
+        measured = _curves(config, cell, name, length, output)(seeds, params)
         for quantity, values in measured.items():
-            curves = values.reshape(len(grid), *shape, length + 1)[..., length - kept_lags(length)]
+            curves = values.reshape(len(grid), config.seeds, config.batch, length + 1)
+            curves = curves[..., length - kept_lags(length)]
             pooled = quantiles(curves, axis=(1, 2))
             if quantity == "gradient":
                 results[f"medians_{length}"] = quantiles(curves, axis=2)[1]
                 results[f"gradient_{length}"] = np.moveaxis(pooled, 0, 1)
             else:
                 results[f"theory_{length}: {quantity}"] = pooled[1]
-    spectra = _spectra(cell, min(config.exponents, size), config.burn_in, config.tangent_burn_in)
-    keys = np.tile(np.arange(config.seeds), len(grid))
-    total = config.burn_in + config.tangent_burn_in + config.steps
-    found = spectra(keys, flat, repeated(xs[:, 0, :total]))
-    results["lyapunov"] = found.reshape(len(grid), config.seeds, -1)
+    exponents = _spectra(config, cell, min(config.exponents, state))(seeds, params)
+    results["lyapunov"] = exponents.reshape(len(grid), config.seeds, -1)
     results["mean_field"] = _mean_field(name, grid)
     return results
+
+
+def inputs(config: ml_collections.ConfigDict, seed: jax.typing.ArrayLike) -> jax.Array:
+    """What a seed reads in every setting, (batch, steps, D); shorter runs read the beginning."""
+    longest = max(*config.lengths, config.burn_in + config.tangent_burn_in + config.steps)
+    key = jax.random.fold_in(jax.random.key(config.seed), seed)
+    return jax.random.normal(key, (config.batch, longest, config.input_size))
+
+
+def readouts(
+    config: ml_collections.ConfigDict, seed: jax.typing.ArrayLike, output: tuple[int, ...]
+) -> jax.Array:
+    """A random unit vector for each sequence of a seed, (batch, *output)."""
+    key = jax.random.fold_in(jax.random.key(config.seed), seed)
+    vectors = jax.random.normal(jax.random.fold_in(key, 0), (config.batch, *output))
+    return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def _draw(config: ml_collections.ConfigDict, cell: Cell, setting: Setting) -> Params:
@@ -169,19 +173,20 @@ def _has_forget_bias(config: ml_collections.ConfigDict, cell: Cell) -> bool:
     return True
 
 
-def _stacked(trees: Sequence[Params]) -> Params:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+def _shapes(cell: Cell, params: Params, input_size: int) -> tuple[int, tuple[int, ...]]:
+    """How many numbers a state has, and the shape of an output; of parameters of some seeds."""
+
+    def step(params: Params) -> tuple[Any, jax.Array]:
+        return cell(params, cell.initial_state(params), jnp.zeros(input_size))
+
+    state, output = jax.eval_shape(step, jax.tree.map(lambda leaf: leaf[0], params))
+    return sum(leaf.size for leaf in jax.tree.leaves(state)), output.shape
 
 
-def _output_shape(cell: Cell, params: Params, input_size: int) -> tuple[int, ...]:
-    one = jax.tree.map(lambda leaf: leaf[0, 0], params)
-    step = lambda params: cell(params, cell.initial_state(params), jnp.zeros(input_size))[1]
-    return jax.eval_shape(step, one).shape
-
-
-@functools.cache
-def _curves(cell: Cell, name: str) -> Callable[..., dict[str, np.ndarray]]:
-    """ln-norms of a replica, (batch, T + 1): of the gradient, and what theory says of its path."""
+def _curves(
+    config: ml_collections.ConfigDict, cell: Cell, name: str, length: int, output: tuple[int, ...]
+) -> Callable[..., dict[str, np.ndarray]]:
+    """ln-norms of replicas, (batch, T + 1): of the gradient, and what theory says of its path."""
 
     def sample(params: Params, xs: jax.Array, readout: jax.Array) -> dict[str, jax.Array]:
         curves = {"gradient": gradient_flow(cell, params, xs, readout).log_norm}
@@ -190,20 +195,29 @@ def _curves(cell: Cell, name: str) -> Callable[..., dict[str, np.ndarray]]:
             curves[label] = along(params, xs)
         return curves
 
-    def replica(params: Params, xs: jax.Array, readouts: jax.Array) -> dict[str, jax.Array]:
-        return jax.vmap(sample, (None, 0, 0))(params, xs, readouts)
+    def replica(seed: jax.Array, params: Params) -> dict[str, jax.Array]:
+        xs, vectors = inputs(config, seed)[:, :length], readouts(config, seed, output)
+        return jax.vmap(sample, (None, 0, 0))(params, xs, vectors)
 
     return over_replicas(replica)
 
 
-@functools.cache
 def _spectra(
-    cell: Cell, count: int, burn_in: int, tangent_burn_in: int
+    config: ml_collections.ConfigDict, cell: Cell, count: int
 ) -> Callable[..., np.ndarray]:
-    def replica(seed: jax.Array, params: Params, xs: jax.Array) -> jax.Array:
-        burned = {"burn_in": burn_in, "tangent_burn_in": tangent_burn_in}
-        key = jax.random.key(seed)
-        return lyapunov_spectrum(key, cell, params, xs, count=count, **burned).exponents
+    """Exponents of replicas, (count,), along the first sequence of each seed."""
+    total = config.burn_in + config.tangent_burn_in + config.steps
+
+    def replica(seed: jax.Array, params: Params) -> jax.Array:
+        return lyapunov_spectrum(
+            jax.random.key(seed),
+            cell,
+            params,
+            inputs(config, seed)[0, :total],
+            count=count,
+            burn_in=config.burn_in,
+            tangent_burn_in=config.tangent_burn_in,
+        ).exponents
 
     return over_replicas(replica)
 

@@ -97,6 +97,46 @@ def finished():
     return run
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """A real browser; none comes with the project's packages."""
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip(f"needs a browser: one of {', '.join(names)}")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_file(browser):
+    """Opens a page, which may complain of nothing and ask for nothing; what it asked is checked at
+    the end."""
+    contexts, complaints = [], []
+
+    def opened(path, address="", **options):
+        options = {"viewport": {"width": 1500, "height": 900}} | options
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        url = path.resolve().as_uri()
+        allowed = lambda asked: asked.split("#")[0] == url or asked.startswith(("data:", "blob:"))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda r: None if allowed(r.url) else complaints.append(r.url))
+        page.goto(url + address)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
 @pytest.fixture(autouse=True)
 def few_memory_maps():
     """Every compiled program holds memory, in some five maps of the 65 530 that Linux gives a

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic_sweep
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from synthetic_sweep import COLUMNS, rows, write_results, write_run
 
 from experiments import explorer, figures
@@ -257,18 +256,6 @@ def test_wrong_flags_end_in_one_line(run):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip(f"needs a browser: one of {', '.join(names)}")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     folder = write_run(tmp_path_factory.mktemp("explorer") / "sweep")
     explorer.write_page(str(folder), None)
@@ -276,28 +263,8 @@ def sweep(tmp_path_factory):
 
 
 @pytest.fixture
-def open_page(browser):
-    """Opens a page, which may complain of nothing and ask for nothing; what it asked is checked at
-    the end."""
-    contexts, complaints = [], []
-
-    def opened(folder, address="", **options):
-        options = {"viewport": {"width": 1500, "height": 900}} | options
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        url = (folder / "explorer.html").as_uri()
-        allowed = lambda asked: asked.split("#")[0] == url or asked.startswith(("data:", "blob:"))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda r: None if allowed(r.url) else complaints.append(r.url))
-        page.goto(url + address)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert complaints == []
+def open_page(open_file):
+    return lambda folder, *args, **options: open_file(folder / "explorer.html", *args, **options)
 
 
 DRAWN = """() => Object.fromEntries(document.getElementById("gradient-plot").data.concat(

@@ -196,6 +196,58 @@ def everything(folder):
     }
 
 
+# ----- in a browser ------------------------------------------------------------------------------
+
+
+def test_tables_are_sorted_and_filtered(home, run, open_file):
+    report_page.write_page("run", None)
+    page = open_file(run / "report.html", viewport={"width": 600, "height": 800})
+    table = page.locator("section:has(#results) table")
+    values = "body => [...body.rows].map(row => [row.hidden, ...[...row.cells].map(c => {"
+    values += (
+        " const data = c.querySelector('data'); return data ? data.value : c.textContent; })])"
+    )
+    shown = lambda: table.locator("tbody").evaluate(values)
+    rows = [row[1:] for row in shown()]
+    assert rows == pd.read_csv(run / "results.csv", dtype=str).to_numpy().tolist()
+    head = table.get_by_role("columnheader").nth(2)
+    for sense, wanted in (("ascending", sorted), ("descending", reversed_order)):
+        head.get_by_role("button").click()
+        assert head.get_attribute("aria-sort") == sense
+        assert [row[1:] for row in shown()] == wanted(rows, key=lambda row: float(row[2]))
+    search = page.get_by_role("searchbox")
+    word = rows[0][0]
+    search.fill(f"  {word.upper()} ")
+    left = [row[1:] for row in shown() if not row[0]]
+    assert left == [row[1:] for row in shown() if any(word in cell for cell in row[1:])]
+    assert 0 < len(left) < len(rows)
+    status = page.get_by_role("status")
+    assert status.text_content() == f"{len(left)} of {len(rows)} rows"
+    search.fill("nowhere")
+    assert status.text_content() == f"0 of {len(rows)} rows"
+    search.fill("")
+    assert not any(row[0] for row in shown())
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(wide) == 0
+
+
+def reversed_order(rows, key):
+    return sorted(rows, key=key, reverse=True)
+
+
+def test_hostile_results_run_nothing(home, toy, config, open_file):
+    evil = lambda config, results: dataclasses.replace(
+        toy.report(config, results), summary=pd.DataFrame({EVIL: [EVIL]}), notes=[EVIL]
+    )
+    launch.run(dataclasses.replace(toy, report=evil), config, "run")
+    report_page.write_page("run", None)
+    page = open_file(home / "run/report.html")
+    page.on("dialog", lambda dialog: pytest.fail(f"a script has run: {dialog.message}"))
+    page.locator("section:has(#summary) table button").first.click()
+    # Runs of spaces and line breaks are one space to a reader.
+    assert page.locator("section:has(#summary) td").first.inner_text() == " ".join(EVIL.split())
+
+
 # ----- what it says -------------------------------------------------------------------------------
 
 

@@ -61,11 +61,11 @@ def test_curves_are_those_of_plain_autodiff(config, finished):
     with np.load(folder / "arrays.npz") as file:
         arrays = dict(file)
     setting = sweep.settings(config, "lstm").index(sweep.Setting("gaussian", 1.5, 2.0))
-    longest = max(*config.lengths, config.burn_in + config.tangent_burn_in + config.steps)
-    rng = np.random.default_rng(config.seed)
-    xs = rng.standard_normal((2, 2, longest, config.input_size), np.float32)
-    readouts = rng.standard_normal((2, 2, config.hidden_size), np.float32)
-    readouts /= np.linalg.norm(readouts, axis=-1, keepdims=True)
+    xs = [np.asarray(sweep.inputs(config, seed)) for seed in range(2)]
+    readouts = [
+        np.asarray(sweep.readouts(config, seed, (config.hidden_size,))) for seed in range(2)
+    ]
+    np.testing.assert_allclose(np.linalg.norm(readouts, axis=-1), 1, rtol=1e-6)
     cell = rnn_jax.lstm()
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
     scheme = schemes.gaussian(1.5, 2.0)

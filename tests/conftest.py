@@ -48,6 +48,27 @@ threadpoolctl.threadpool_limits(1, user_api="blas")
 _CACHE = "RNN_JAX_TESTS_CACHE"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--part", type=_part, metavar="I/N", help="the I-th of N parts of the tests")
+
+
+def _part(text):
+    index, count = map(int, text.split("/"))
+    if not 1 <= index <= count:
+        raise ValueError(text)
+    return index, count
+
+
+@pytest.hookimpl(trylast=True)  # of what markers and words have left
+def pytest_collection_modifyitems(config, items):
+    """Keeps a stretch of the tests, in their order: what a file sets up is set up once or twice."""
+    if config.getoption("part"):
+        index, count = config.getoption("part")
+        first, end = ((index - 1) * len(items) // count, index * len(items) // count)
+        config.hook.pytest_deselected(items=items[:first] + items[end:])
+        items[:] = items[first:end]
+
+
 def pytest_configure(config):
     """One cache of compiled programs for all workers, of this run alone unless it is given."""
     config.own_cache = _CACHE not in os.environ

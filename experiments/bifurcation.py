@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.report import Results
+from experiments.results import Report, Results
 from experiments.rundir import in_name
 from rnn_jax import HiddenState, elman, theory
 from rnn_jax.analysis import bifurcation_scan, gradient_flow
@@ -155,10 +155,10 @@ def _parts(unit: str) -> tuple[str, float]:
 # ---- The report ---------------------------------------------------------------------------------
 
 
-def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
+def report(config: ml_collections.ConfigDict, results: Results) -> Report:
     """The biases of the bifurcations, branches of fixed points, and maps of gradients."""
     draw = {"branches": _draw_branches, "gradients": _draw_gradients}
-    return launch.Report(
+    return Report(
         table=pd.concat(list(_rows(results)), ignore_index=True),
         summary=_summary(results),
         figures=figures.drawings(draw, config, results),

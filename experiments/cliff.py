@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.report import Results
+from experiments.results import Report, Results
 from rnn_jax import HiddenState, elman, theory
 from rnn_jax.analysis import loss_landscape
 
@@ -84,10 +84,10 @@ def _length(unit: str) -> int:
 # ---- The report ---------------------------------------------------------------------------------
 
 
-def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
+def report(config: ml_collections.ConfigDict, results: Results) -> Report:
     """Both surfaces, and how steep the wall is."""
     draw = {"surface": _draw_surface, "section": _draw_section}
-    return launch.Report(
+    return Report(
         table=pd.concat(list(_rows(results)), ignore_index=True),
         summary=_summary(results),
         figures=figures.drawings(draw, config, results),

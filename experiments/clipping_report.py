@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import figures
-from experiments.report import Report, Results
+from experiments.results import Report, Results
 from experiments.statistics import NEVER, held, wilson
 from rnn_jax.tasks import temporal_order
 

@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.report import Results
+from experiments.results import Report, Results
 from rnn_jax import schemes
 from rnn_jax.analysis import finite_time_spectrum, lyapunov_spectrum
 from rnn_jax.base import Params
@@ -155,14 +155,14 @@ def _programs(config: ml_collections.FrozenConfigDict, count: int) -> _Programs:
 # ---- The report ---------------------------------------------------------------------------------
 
 
-def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
+def report(config: ml_collections.ConfigDict, results: Results) -> Report:
     """Exponents against updates, and the conditioning of Jacobians against the lag."""
     draw: dict[str, Callable[..., Figure]] = {
         "exponents": _draw_exponents,
         "conditioning": _draw_conditioning,
     }
     unsure = sum(int((~arrays["converged"]).sum()) for arrays in results.values())
-    return launch.Report(
+    return Report(
         table=pd.concat(list(_rows(config, results)), ignore_index=True),
         summary=_summary(config, results),
         figures=figures.drawings(draw, config, results),

@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.report import Results
+from experiments.results import Report, Results
 from experiments.rundir import in_name
 from experiments.slopes import fitted_slope
 from rnn_jax import schemes, theory
@@ -96,10 +96,10 @@ def _program(name: str) -> Callable[..., dict[str, jax.Array]]:
 # ---- The report ---------------------------------------------------------------------------------
 
 
-def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
+def report(config: ml_collections.ConfigDict, results: Results) -> Report:
     """Curves against lag, and half-lives against the bias."""
     draw = {"against_lag": _draw_lags, "half_life": _draw_half_lives}
-    return launch.Report(
+    return Report(
         table=pd.concat(list(_rows(results)), ignore_index=True),
         summary=_summary(config, results),
         figures=figures.drawings(draw, config, results),

@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict  # type: ignore[import-untyped]
 
 from experiments import launch
-from experiments.report import figure_bytes
+from experiments.results import figure_bytes
 from experiments.rundir import (
     CHECKOUT,
     Arrays,

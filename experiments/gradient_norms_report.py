@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from experiments import figures, launch
-from experiments.report import Results
+from experiments import figures
+from experiments.results import Report, Results
 from experiments.rundir import Arrays
 from experiments.slopes import fit_window, fitted_slope, quantiles, shown_slope
 
@@ -42,7 +42,7 @@ def unit_parts(unit: str) -> tuple[str, str, str]:
     return kind, source, cell
 
 
-def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
+def report(config: ml_collections.ConfigDict, results: Results) -> Report:
     """Everything that the experiment says, in long, in short and in pictures."""
     several = len(config.losses) > 1
     wanted: dict[str, tuple[Any, Any]] = {
@@ -54,7 +54,7 @@ def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report
         "presets": (_draw_presets, config.presets),
     }
     draw = {name: function for name, (function, condition) in wanted.items() if condition}
-    return launch.Report(
+    return Report(
         table=_table(config, results),
         summary=_summary(config, results),
         figures=figures.drawings(draw, config, results),

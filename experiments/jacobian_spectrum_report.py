@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import figures
-from experiments.report import Report, Results
+from experiments.results import Report, Results
 from experiments.rundir import in_name
 from rnn_jax import theory
 from rnn_jax.numerics import log_root_mean_square

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict  # type: ignore[import-untyped]
 from experiments import stopping
 from experiments.command_line import FLAGS, OWN_FLAGS, parse_flags, select_variant
 from experiments.crew import ALONE, Crew, join, supervise
-from experiments.report import Report, Results, show_report, write_report
+from experiments.results import Report, Results, show_report, write_report
 from experiments.rundir import (
     CHECKOUT,
     Arrays,

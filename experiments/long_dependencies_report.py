@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import figures
-from experiments.report import Report, Results
+from experiments.results import Report, Results
 from experiments.statistics import NEVER, held, wilson
 
 SQUARED, NATS = "squared error", "nats"

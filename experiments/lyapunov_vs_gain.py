@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.report import Results
+from experiments.results import Report, Results
 from experiments.rundir import in_name
 from experiments.slopes import first_crossing, spread
 from rnn_jax import HiddenState, elman, theory
@@ -118,12 +118,12 @@ def _parts(unit: str) -> tuple[int, float]:
 # ---- The report ---------------------------------------------------------------------------------
 
 
-def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
+def report(config: ml_collections.ConfigDict, results: Results) -> Report:
     """Exponents against gain and against their index, and the size of the attractor."""
     draw: dict[str, Callable[..., Figure]] = {"largest_exponent": _draw_largest}
     if not config.exponents:
         draw |= {"spectrum": _draw_spectra, "attractor": _draw_attractor}
-    return launch.Report(
+    return Report(
         table=pd.concat(list(_rows(config, results)), ignore_index=True),
         summary=_summary(config, results),
         figures=figures.drawings(draw, config, results),

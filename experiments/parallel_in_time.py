@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.report import Results
+from experiments.results import Report, Results
 from experiments.slopes import spread
 from rnn_jax import HiddenState, Newton, elman, unroll, unroll_parallel
 from rnn_jax.analysis import lyapunov_spectrum
@@ -141,10 +141,10 @@ def _iterations(gains: tuple[float, ...], how: Newton) -> Callable[..., dict[str
 # ---- The report ---------------------------------------------------------------------------------
 
 
-def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
+def report(config: ml_collections.ConfigDict, results: Results) -> Report:
     """Iterations against the exponent, for each method and length."""
     draw = {"iterations": _draw_iterations}
-    return launch.Report(
+    return Report(
         table=pd.concat(list(_rows(config, results)), ignore_index=True),
         summary=_summary(config, results),
         figures=figures.drawings(draw, config, results),

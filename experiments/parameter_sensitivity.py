@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.report import Results
+from experiments.results import Report, Results
 from experiments.rundir import in_name
 from rnn_jax import theory, unroll
 from rnn_jax.cells import indrnn, lru
@@ -155,10 +155,10 @@ def squares_of_lru(radii: jax.Array, phases: jax.Array, xs: jax.Array) -> dict[s
 # ---- The report ---------------------------------------------------------------------------------
 
 
-def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
+def report(config: ml_collections.ConfigDict, results: Results) -> Report:
     """Mean squares against 1 - |lambda|, measured and in closed form."""
     draw: dict[str, Callable[..., Figure]] = {"linear_unit": _draw_linear, "lru": _draw_lru}
-    return launch.Report(
+    return Report(
         table=pd.concat(list(_rows(config, results)), ignore_index=True),
         summary=_summary(config, results),
         figures=figures.drawings(draw, config, results),

@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.report import Results
+from experiments.results import Report, Results
 from experiments.slopes import first_crossing, fit_window, fitted_slope
 from rnn_jax import HiddenState, elman, theory, unroll
 from rnn_jax.analysis import gradient_flow
@@ -128,10 +128,10 @@ def _program(width: int, batch: int, transient: int, steps: int) -> Callable[...
 # ---- The report ---------------------------------------------------------------------------------
 
 
-def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
+def report(config: ml_collections.ConfigDict, results: Results) -> Report:
     """The plane, measured against predicted slopes, and the depth to which gradients reach."""
     first, last = fit_window(config.steps)
-    return launch.Report(
+    return Report(
         table=pd.concat(list(_rows(config, results)), ignore_index=True),
         summary=_summary(config, results),
         figures=figures.drawings(

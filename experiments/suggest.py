@@ -18,7 +18,7 @@ import pandas as pd
 from experiments import checks, launch, train
 from experiments.applications import model_of, problem_of, sources_of
 from experiments.generation import continued, encoded, likeliest, suggestions
-from experiments.report import Report, show_report
+from experiments.results import Report, show_report
 from experiments.rundir import check_sources
 from experiments.train_report import unit_of
 from rnn_jax.reading import readable

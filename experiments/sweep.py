@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
 from experiments.gradient_norms import OWN_SCHEME, SCHEMES, TRAJECTORY_THEORY
+from experiments.results import Report
 from experiments.slopes import fit_window, quantiles, shown_slope, slope_through, spread
 from rnn_jax import Cell, theory
 from rnn_jax.analysis import gradient_flow, lyapunov_spectrum
@@ -251,10 +252,10 @@ def _mean_field(name: str, grid: Sequence[Setting]) -> np.ndarray:
 # ---- The report ---------------------------------------------------------------------------------
 
 
-def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
+def report(config: ml_collections.ConfigDict, results: Results) -> Report:
     """The table that the explorer reads, and slopes over the whole grid."""
     table = pd.concat(list(_rows(config, results)), ignore_index=True)[list(COLUMNS)]
-    return launch.Report(
+    return Report(
         table=table,
         summary=_summary(config, results),
         figures=figures.drawings({"slopes": _draw_slopes}, config, results),

@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
-from experiments.report import Results
+from experiments.results import Report, Results
 from experiments.rundir import in_name
 from experiments.slopes import fitted_slope
 from rnn_jax import Cell, schemes, theory
@@ -175,14 +175,14 @@ def untied(cell: Cell, draw: Callable[[jax.Array], Params]) -> Cell:
 # ---- The report ---------------------------------------------------------------------------------
 
 
-def report(config: ml_collections.ConfigDict, results: Results) -> launch.Report:
+def report(config: ml_collections.ConfigDict, results: Results) -> Report:
     """Curves against lag, slopes of both, and theory."""
     draw: dict[str, Callable[..., Figure]] = {}
     if config.matrices:
         draw["matrices"] = _draw_matrices
     if config.cells:
         draw["slopes"] = _draw_slopes
-    return launch.Report(
+    return Report(
         table=pd.concat(list(_rows(config, results)), ignore_index=True),
         summary=_summary(config, results),
         figures=figures.drawings(draw, config, results),

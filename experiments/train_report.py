@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments import figures
 from experiments.applications import BOTH_WAYS
-from experiments.report import Report, Results
+from experiments.results import Report, Results
 from rnn_jax.training import History
 
 

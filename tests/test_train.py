@@ -25,6 +25,7 @@ from configs.train import TASKS, get_config, smoke
 from experiments import applications, figures, generation, launch, suggest, train, train_report
 from experiments.applications import APPLICATIONS, model_of, problem_of
 from experiments.generation import encoded, likeliest, read
+from experiments.results import Report
 from rnn_jax import gru
 from rnn_jax.models import ManyToMany, Reader
 from rnn_jax.tasks.language import Language, next_symbols
@@ -444,7 +445,7 @@ def test_a_run_keeps_to_its_data_and_its_own_cell(tmp_path, monkeypatch):
     nothing = dataclasses.replace(
         train.EXPERIMENT,
         run_unit=lambda config, unit, desk: {"nothing": np.zeros(1)},
-        report=lambda config, results: launch.Report(*[pd.DataFrame({"a": [1]})] * 2, {}, []),
+        report=lambda config, results: Report(*[pd.DataFrame({"a": [1]})] * 2, {}, []),
     )
 
     def run():

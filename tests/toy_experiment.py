@@ -21,6 +21,7 @@ TOY = '''
 import gc, os, time
 import numpy as np
 from experiments import launch
+from experiments.results import Report
 
 
 def validate(config):
@@ -73,7 +74,7 @@ def report(config, results):
         return figure
 
     summary = table.groupby("unit", as_index=False)["end"].mean()
-    return launch.Report(table, summary, {"walks": walks}, ["A note [in brackets]."])
+    return Report(table, summary, {"walks": walks}, ["A note [in brackets]."])
 
 
 EXPERIMENT = launch.Experiment("toy", validate, units, run_unit, report)

@@ -34,6 +34,7 @@ def gated_cell(
     scheme: Scheme | None = None,
     read: ReadFn = read_hidden,
     jacobian: Callable[..., jax.Array] | None = None,
+    critical_gain: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Callable[[Equations], Cell]:
     """A decorator that makes a `Cell` of its equations, ``(params, state, drive) -> state``.
 
@@ -54,6 +55,7 @@ def gated_cell(
       scheme: the initialisation of the paper, when ``init`` is given none.
       read: y_t as a function of the new state, by default its hidden vector.
       jacobian: the closed form, where the paper gives one.
+      critical_gain: of the recurrent kernels, from the bias of ``keep``, for `schemes.critical`.
 
     Raises:
       ValueError, TypeError: for no gate at all, one named twice or one that does not exist, a state
@@ -90,7 +92,13 @@ def gated_cell(
     def make(equations: Equations) -> Cell:
         label = name or equations.__name__
         init = packed_init(
-            label, gates, keep=keep, recurrent_bias=recurrent_bias, extra=extra, default=scheme
+            label,
+            gates,
+            keep=keep,
+            recurrent_bias=recurrent_bias,
+            extra=extra,
+            default=scheme,
+            critical_gain=critical_gain,
         )
         project = packed_project(
             label,

@@ -27,6 +27,19 @@ ACTIVATIONS: Mapping[str, Activation] = {
 """The activations that have a name."""
 
 
+def _tanh_critical_gain(input_variance: jax.Array) -> jax.Array:
+    # The closed forms build on the cells.
+    from rnn_jax.theory import critical_gain
+
+    return critical_gain(input_variance)
+
+
+_CRITICAL_GAINS: Mapping[Activation, Activation] = {
+    jnp.tanh: _tanh_critical_gain,
+    _identity: jnp.ones_like,
+}
+
+
 def activation_function(activation: str | Activation, cell: str = "elman") -> Activation:
     """An activation by name, or the function itself; errors name the cell."""
     if not isinstance(activation, str):
@@ -119,9 +132,12 @@ def _elman(activation: Activation, residual: bool, leak: float) -> Cell:
             jacobian = (1 - leak) * jnp.eye(len(recurrent), dtype=recurrent.dtype) + leak * jacobian
         return jacobian
 
+    plain = not residual and leak == 1
     return Cell(
         name,
-        packed_init(name, ("hidden",)),
+        packed_init(
+            name, ("hidden",), critical_gain=_CRITICAL_GAINS.get(activation) if plain else None
+        ),
         initial_state,
         step,
         packed_project(name, 1),

@@ -96,7 +96,13 @@ def _gru(reset: str) -> Cell:
     inner = "candidate" if reset == "after" else None
     return Cell(
         name,
-        packed_init(name, GATES, keep="update", recurrent_bias=inner),
+        packed_init(
+            name,
+            GATES,
+            keep="update",
+            recurrent_bias=inner,
+            critical_gain=lambda b: jnp.full_like(b, 2),
+        ),
         initial_state,
         step,
         packed_project(name, 3, recurrent_bias=reset == "after"),

@@ -72,6 +72,7 @@ def _janet(beta: float) -> Cell:
         keep="forget",
         scheme=schemes.orthogonal(forget_bias=1.0),
         jacobian=jacobian,
+        critical_gain=lambda b: jax.nn.sigmoid(-b) / jax.nn.sigmoid(beta - b),
     )
     def cell(params: Params, state: HiddenState, drive: jax.Array) -> HiddenState:
         f, i, n = gates(params, state, drive)

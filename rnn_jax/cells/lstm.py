@@ -164,7 +164,16 @@ def _lstm(peephole: bool, projection: int | None, coupled: bool, layer_norm: boo
     gates = GATES[1:] if coupled else GATES
 
     extra = _further_parameters(len(gates), peephole, projection, layer_norm)
-    init = packed_init(name, gates, keep="forget", extra=extra, recurrent_size=projection)
+    # A projection has another matrix in the loop, and a normalised memory no slope at zero.
+    critical_gain = lambda b: jnp.full_like(b, 2) if coupled else 4 * jax.nn.sigmoid(-b)
+    init = packed_init(
+        name,
+        gates,
+        keep="forget",
+        extra=extra,
+        recurrent_size=projection,
+        critical_gain=None if projection or layer_norm else critical_gain,
+    )
 
     def initial_state(params: Params) -> LSTMState:
         zeros = jnp.zeros_like(params["recurrent_kernel"][:, 0])

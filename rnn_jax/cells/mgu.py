@@ -98,6 +98,7 @@ def _mgu(reset_gate: bool, form: str) -> Cell:
         recurrent_bias="candidate" if reset_after else None,
         scheme=schemes.orthogonal(forget_bias=1.0) if linen else None,
         jacobian=jacobian,
+        critical_gain=(lambda b: 1 / jax.nn.sigmoid(b)) if reset_gate else jnp.ones_like,
     )
     def cell(params: Params, state: HiddenState, drive: jax.Array) -> HiddenState:
         f, n = gates(params, state, drive)

@@ -49,6 +49,7 @@ def ugrnn() -> Cell:
         keep="update",
         scheme=schemes.orthogonal(forget_bias=1.0),
         jacobian=jacobian,
+        critical_gain=jnp.ones_like,
     )
     def cell(params: Params, state: HiddenState, drive: jax.Array) -> HiddenState:
         g, n = gates(params, state, drive)

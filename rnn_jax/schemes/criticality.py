@@ -1,17 +1,13 @@
 """Initialisation between vanishing and exploding gradients."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from rnn_jax.arguments import shown
-from rnn_jax.base import Cell
 from rnn_jax.schemes.layout import Layout, Scheme
 from rnn_jax.schemes.literature import gaussian
 from rnn_jax.schemes.parts import check_forget_bias, check_numbers, given
@@ -38,8 +34,9 @@ def critical(
       LSTM   f + i o mu                   g = (1 - f) / (i o) = 4 (1 - f); coupled (i = 1 - f) 2
       GRU    z + (1 - z) r mu             g = 1 / r = 2, whatever the update bias
       MGU    f + (1 - f) f mu             g = 1 / f; without its reset gate 1, like the UGRNN
-      JANET  f + sigma(1 - b_f) mu        g = (1 - f) / sigma(1 - b_f)
+      JANET  f + sigma(beta - b_f) mu     g = (1 - f) / sigma(beta - b_f)
 
+    Each is in the file of its cell; your own cell has one by ``gated_cell(critical_gain=...)``.
     The largest is 1 in the limit of large H, for a Gaussian matrix by the circular law, and at any
     H with the ensemble `identity`; for vanilla networks also with `orthogonal` and
     `spectral_radius`. In a gated cell an orthogonal matrix comes close to 1 and never above.
@@ -51,7 +48,7 @@ def critical(
 
     Raises:
       ValueError: for a number that is not finite or a negative ``input_variance``; (by ``init``)
-        for a cell whose critical gain is not known, or an input variance in a gated cell.
+        for a cell without a critical gain, or an input variance in a gated cell.
       TypeError: for an ``ensemble`` that is no function.
 
     References:
@@ -68,28 +65,23 @@ def critical(
     """
     check_numbers("critical", least=0, input_variance=input_variance)
     check_numbers("critical", forget_bias=forget_bias)
-
-    def recurrent(key: jax.Array, layout: Layout) -> jax.Array:
-        by_input, by_bias = _gains()
-        driven = layout.init in by_input
-        table, number = (by_input, input_variance) if driven else (by_bias, forget_bias)
-        gain = table[layout.init].gain(jnp.asarray(number, float))
-        return ensemble(gain, forget_bias).recurrent_kernel(key, layout)
-
     if not callable(ensemble):
         raise TypeError(f"critical: ensemble must be a function, got {shown(ensemble)}")
     plain = ensemble(1.0, forget_bias)
 
+    def recurrent(key: jax.Array, layout: Layout) -> jax.Array:
+        assert layout.critical_gain is not None  # by the check below
+        number = input_variance if _is_vanilla(layout) else forget_bias
+        gain = layout.critical_gain(jnp.asarray(number, float))
+        return ensemble(gain, forget_bias).recurrent_kernel(key, layout)
+
     def check(layout: Layout) -> None:
-        by_input, by_bias = _gains()
-        known = by_input | by_bias
-        if layout.init not in known:
-            names = ", ".join(cell.name for cell, _ in known.values())
+        if layout.critical_gain is None:
             raise ValueError(
-                f"the scheme critical does not know the critical gain of the cell {layout.cell}, "
-                f"only those of this package's {names}"
+                f"the scheme critical makes no sense for the cell {layout.cell}, which was made "
+                "without a critical_gain"
             )
-        if layout.init not in by_input and given(input_variance):
+        if not _is_vanilla(layout) and given(input_variance):
             raise ValueError(
                 f"the scheme critical knows the gain of the cell {layout.cell} without input only, "
                 f"got input_variance={input_variance!r}"
@@ -100,57 +92,5 @@ def critical(
     return dataclasses.replace(plain, name="critical", recurrent_kernel=recurrent, check=check)
 
 
-def _tanh_gain(v: jax.Array) -> jax.Array:
-    """The gain at which a tanh network has chi = 1: bisection for its stationary variance q."""
-    # The package of closed forms builds on the cells, and these on this module.
-    from rnn_jax.theory.mean_field import gaussian_mean
-
-    def squared_gain(q: jax.Array) -> jax.Array:
-        return 1 / gaussian_mean(lambda u: (1 - jnp.tanh(u) ** 2) ** 2, q)
-
-    def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bracket
-        q = (low + high) / 2
-        below = squared_gain(q) * gaussian_mean(lambda u: jnp.tanh(u) ** 2, q) + v > q
-        return jnp.where(below, q, low), jnp.where(below, high, q)
-
-    # E phi^2 / E phi'^2 is at most about 1.9 sqrt(q), and so below q / 2 + 2.
-    variance, _ = lax.fori_loop(0, 60, halve, (v, 2 * v + 4))
-    # Without input q = 0 is a triple root, which rounding would spread.
-    return jnp.where(v > 0, jnp.sqrt(squared_gain(variance)), 1.0)
-
-
-class _Known(NamedTuple):
-    cell: Cell
-    gain: Callable[[jax.Array], jax.Array]
-
-
-@functools.cache
-def _gains() -> tuple[dict[Any, _Known], dict[Any, _Known]]:
-    """The critical gains of vanilla networks, from the variance of the input's part, and of gated
-    cells, from the bias of the gate that keeps the state.
-
-    By the ``init`` of the cell: a cell of another make may have the same name.
-    """
-    from rnn_jax.cells import elman, gru, janet, lstm, mgu, ugrnn
-
-    one, two = jnp.ones_like, lambda bias: 2 * jnp.ones_like(bias)
-    kept = lambda bias: 4 * jax.nn.sigmoid(-bias)
-    reset = lambda bias: 1 / jax.nn.sigmoid(bias)
-    driven = [_Known(elman(), _tanh_gain), _Known(elman("identity"), one)]
-    gated = [
-        _Known(lstm(), kept),
-        _Known(lstm(peephole=True), kept),
-        _Known(lstm(coupled=True), two),
-        _Known(lstm(peephole=True, coupled=True), two),
-        _Known(gru(), two),
-        _Known(gru("before"), two),
-        _Known(mgu(), reset),
-        _Known(mgu(form="paper"), reset),
-        _Known(mgu(reset_gate=False), one),
-        _Known(mgu(reset_gate=False, form="paper"), one),
-        _Known(ugrnn(), one),
-        _Known(janet(), lambda bias: jax.nn.sigmoid(-bias) / jax.nn.sigmoid(1 - bias)),
-    ]
-    by_init = lambda table: {known.cell.init: known for known in table}
-    return by_init(driven), by_init(gated)
+def _is_vanilla(layout: Layout) -> bool:
+    return len(layout.gates) == 1

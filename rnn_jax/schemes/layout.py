@@ -23,7 +23,9 @@ class Layout:
       recurrent_bias: the gate with a second bias inside the recurrence (GRU "candidate", b_hn).
       dtype: of all parameters.
       recurrent_size: of the vector that is fed back, if not H (a projected LSTM).
-      init: the ``init`` that draws them, which tells the cell where its name might be another's.
+      critical_gain: of the recurrent kernels, between vanishing and exploding gradients; from the
+        bias of the gate that keeps the state, or in a cell of a single gate from the variance of
+        the input's part of a pre-activation. None where it is not known.
     """
 
     cell: str
@@ -34,7 +36,7 @@ class Layout:
     recurrent_bias: str | None
     dtype: Any
     recurrent_size: int | None = None
-    init: Callable[..., Any] | None = None
+    critical_gain: Callable[[jax.Array], jax.Array] | None = None
 
     @property
     def kernel_shape(self) -> tuple[int, int]:

@@ -24,6 +24,7 @@ def packed_init(
     default: Scheme | None = None,
     recurrent_size: int | None = None,
     recurrent: bool = True,
+    critical_gain: Callable[[jax.Array], jax.Array] | None = None,
 ) -> InitFn:
     """The ``init`` of a packed-kernel cell, with the fields of its `Layout`.
 
@@ -73,7 +74,7 @@ def packed_init(
             recurrent_bias,
             wide,
             recurrent_size,
-            init,
+            critical_gain,
         )
         scheme.check(layout)
         check_key(cell, key)

@@ -29,7 +29,9 @@ NAME = gradient_norms
 benchmark: $(venv)/.test  ## NAME=gradient_norms, lyapunov_spectrum, training_step or long_sequence
 	$(python) benchmarks/$(NAME).py $(ARGS)
 
-.PHONY: test test-slow test-all doctest lint types
+.PHONY: environment test test-slow test-all doctest lint types
+environment: $(venv)/.test  ## .venv with all that pages, tests and benchmarks import
+
 test: $(venv)/.test  ## the quick tests
 	$(python) -m pytest -n auto --dist loadgroup -m "not slow" $(ARGS)
 

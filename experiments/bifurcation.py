@@ -211,23 +211,25 @@ def _title(unit: str) -> str:
 
 
 def _draw_branches(config: ml_collections.ConfigDict, results: Results) -> Figure:
-    """Stable branches solid, unstable dashed; predicted saddle-nodes as vertical lines."""
+    """Stable and unstable branches in two colours; predicted saddle-nodes as vertical lines."""
     del config
     figure, axes = figures.panels(
         len(results), title="Fixed points of a unit with feedback", width=2.6, share_y=False
     )
+    colours = {"stable": figures.PALETTE[1], "unstable": figures.PALETTE[0]}
     for panel, (unit, arrays) in zip(axes, results.items(), strict=True):
-        for stable, colour in ((True, figures.PALETTE[1]), (False, figures.PALETTE[0])):
-            chosen = (np.abs(arrays["factors"]) < 1) == stable
+        for kind, colour in colours.items():
+            chosen = (np.abs(arrays["factors"]) < 1) == (kind == "stable")
             points = np.where(chosen, arrays["points"], np.nan)
-            label = "stable" if stable else "unstable"
             bias = np.broadcast_to(arrays["biases"][:, None], points.shape)
-            panel.plot(bias.ravel(), points.ravel(), ".", color=colour, markersize=2.5, label=label)
+            panel.plot(bias.ravel(), points.ravel(), ".", color=colour, markersize=2.5)
         for bias in arrays["predicted"]:
             panel.axvline(bias, color="#444444", linestyle="--", linewidth=1, label="theory")
         panel.set(title=_title(unit), xlabel="bias $b$")
     axes[0].set_ylabel("fixed point $h^*$")
-    figures.common_legend(figure, axes, columns=3)
+    # Lines in the legend, where dots as fine as those of the branches are hardly seen.
+    keys = [figures.key(kind, color=colour) for kind, colour in colours.items()]
+    figures.common_legend(figure, axes, columns=3, extra=keys)
     return figure
 
 

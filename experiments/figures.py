@@ -183,7 +183,7 @@ def ranked_decays(
     top = max(1.0, float(np.nanmax(np.where(np.isfinite(decays), decays, np.nan))))
     colours = mpl.colormaps["viridis"].with_extremes(bad="#000000")
     image = right.imshow(
-        np.where(np.isfinite(decays), decays, floor),
+        np.where(np.isfinite(decays), decays, np.nan),
         aspect="auto",
         origin="lower",
         cmap=colours,
@@ -194,7 +194,8 @@ def ranked_decays(
     right.set(xlabel="lag $T - t$ (steps)")
     right.grid(visible=False)
     bar = figure.colorbar(image, ax=right, extend="min", pad=0.02)
-    bar.set_label(r"$\ln\,\|\partial L/\partial s_t\|$ relative to lag 0 (nats)")
+    zeros = "" if np.isfinite(decays).all() else "; black: exactly zero"
+    bar.set_label(r"$\ln\,\|\partial L/\partial s_t\|$ relative to lag 0 (nats)" + zeros)
     return figure
 
 

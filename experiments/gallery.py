@@ -11,6 +11,7 @@ numbers are rounded to 12 significant bits, one part in 8000: no curve or map sh
 import importlib
 import json
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ ENTRIES: Mapping[str, Entry] = {
 
 def gallery(run: str | None) -> None:
     """What the command does: keeps a run, or draws what all kept runs say."""
-    names = [keep(Path(run))] if run else list(ENTRIES)
+    names = list(ENTRIES) if run is None else [keep(Path(run))]
     for name in names:
         title = ENTRIES[name].figure
         write_file(FIGURES / f"{name}.png", draw(name, [title])[title])
@@ -86,24 +87,31 @@ def keep(run: Path) -> str:
       The name of its page.
 
     Raises:
-      UserError: there is no finished run, it is of none of the variants shown, or its code was not
-        committed: nobody could make it again.
+      UserError: there is no finished run, it is the one that is kept already or of none of the
+        variants shown, or its code was not committed: nobody could make it again.
     """
-    environment = read_json(run / "environment.json")
-    if environment is None or not (run / "summary.md").exists():
+    environment = read_json(run / "environment.json") or {}
+    experiment = environment.get("experiment")
+    if not isinstance(experiment, str) or not (run / "summary.md").exists():
         raise UserError(f"--keep={run}: no finished run is there")
-    if not environment.get("git") or environment["git"]["dirty"]:
-        raise UserError(f"--keep={run}: made by code that is not committed")
-    name = _name_of(run, environment["experiment"])
+    match environment.get("git"):
+        case {"dirty": False}:
+            name = _name_of(run, experiment)
+        case _:
+            raise UserError(f"--keep={run}: made by code that is not committed")
+    if run.resolve() == (SAVED / name).resolve():
+        raise UserError(f"--keep={run}: is what the gallery keeps")
     _, results = load(name, run)
-    target = SAVED / name
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for file in ("config.json", "environment.json", "summary.md"):
-        write_file(target / file, (run / file).read_bytes())
-    for unit, arrays in results.items():
-        small = {key: rounded(values) for key, values in arrays.items()}
-        write_file(target / "units" / f"{unit}.npz", npz_bytes(small, zipfile.ZIP_LZMA))
+    SAVED.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=SAVED) as beside:  # whatever fails, the old one stays
+        target = Path(beside, name)
+        for file in ("config.json", "environment.json", "summary.md"):
+            write_file(target / file, (run / file).read_bytes())
+        for unit, arrays in results.items():
+            small = {key: rounded(values) for key, values in arrays.items()}
+            write_file(target / "units" / f"{unit}.npz", npz_bytes(small, zipfile.ZIP_LZMA))
+        shutil.rmtree(SAVED / name, ignore_errors=True)
+        target.rename(SAVED / name)
     return name
 
 
@@ -116,6 +124,8 @@ def load(name: str, run: Path | None = None) -> tuple[ConfigDict, dict[str, Arra
     entry = ENTRIES[name]
     config = _config(entry)
     path = run or SAVED / name
+    if not (path / "config.json").exists():
+        raise UserError(f"{path}: no run is kept there")
     results: dict[str, Arrays] = {}
     with join_run(path, entry.experiment, config.to_dict()) as rundir:
         for unit in _experiment(entry).units(config):
@@ -157,6 +167,8 @@ def _config(entry: Entry) -> ConfigDict:
 def _name_of(run: Path, experiment: str) -> str:
     """The entry whose configuration the run has."""
     saved = read_json(run / "config.json")
+    if saved is None:
+        raise UserError(f"--keep={run}: has no config.json")
     for name, entry in ENTRIES.items():
         if entry.experiment == experiment and saved == json.loads(
             json_bytes(_config(entry).to_dict())

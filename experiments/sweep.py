@@ -47,6 +47,10 @@ class Setting(NamedTuple):
     forget_bias: float = float("nan")
 
 
+OWN = Setting("orthogonal", 1.0, 0.0)
+"""The own initialisation of the cells that have a mean field."""
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
     """Everything that can be wrong with a configuration."""
     checks.at_least(config, 1, "seeds", "batch", "hidden_size", "input_size", "exponents")
@@ -69,8 +73,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
                 cell = lookup(name)
                 if cell.space:
                     raise ValueError(f"{name} reads pictures, here inputs are vectors")
-                if name in config.cells:
-                    _draw(config, cell, Setting(config.schemes[0], 1.0))
+                for scheme in config.schemes if name in config.cells else ():
+                    _check(config, cell, Setting(scheme, 1.0))
             except ValueError as error:
                 raise ValueError(f"config.{field}: {error}") from error
 
@@ -166,9 +170,14 @@ def _draw(config: ml_collections.ConfigDict, cell: Cell, setting: Setting) -> Pa
     return jax.vmap(draw)(keys)  # not under jit: most is the same for all cells, and compiled once
 
 
+def _check(config: ml_collections.ConfigDict, cell: Cell, setting: Setting) -> None:
+    """A ValueError where the scheme makes no sense for the cell; draws nothing."""
+    jax.eval_shape(lambda: _draw(config, cell, setting))
+
+
 def _has_forget_bias(config: ml_collections.ConfigDict, cell: Cell) -> bool:
     try:
-        jax.eval_shape(lambda: _draw(config, cell, Setting(config.schemes[0], 1.0, 1.0)))
+        _check(config, cell, Setting(config.schemes[0], 1.0, 1.0))
     except ValueError:  # schemes refuse one where no gate keeps the state
         return False
     return True
@@ -228,6 +237,7 @@ def _mean_field(name: str, grid: Sequence[Setting]) -> np.ndarray:
 
     Inputs have variance 1 and kernels of variance 1 / D, so their part of a pre-activation has 1.
     """
+    grid = [OWN if setting.scheme == OWN_SCHEME else setting for setting in grid]
     gains = jnp.array([setting.gain for setting in grid])
     biases = jnp.nan_to_num(jnp.array([setting.forget_bias for setting in grid]))
     at_keep = lambda bias, gates: jnp.zeros(gates).at[1].set(bias)
@@ -339,7 +349,8 @@ def _summary(config: ml_collections.ConfigDict, results: Results) -> pd.DataFram
         name = unit.replace("=", ":")
         grid = settings(config, name)
         slopes = [_slope(arrays, index, length) for index in range(len(grid))]
-        flattest = int(np.argmin([abs(np.nan_to_num(slope, nan=np.inf)) for slope, _ in slopes]))
+        steepness = [abs(np.nan_to_num(slope, nan=np.inf)) for slope, _ in slopes]
+        flattest = 1 + int(np.argmin(steepness[1:])) if name in config.cells else None
         rows.append(
             {
                 "cell": name,

@@ -127,9 +127,26 @@ def test_a_run_is_kept_rounded_and_drawn(small, capsys):
 
 
 @pytest.mark.slow
+def test_what_is_kept_outlives_whatever_fails(small, monkeypatch):
+    gallery.keep(small)
+    kept = small.parent / "saved/wall"
+    before = {path: path.read_bytes() for path in kept.rglob("*.*")}
+    with pytest.raises(UserError, match=r"--keep=.*saved/wall: is what the gallery keeps"):
+        gallery.keep(kept)
+    monkeypatch.setattr(gallery, "npz_bytes", lambda *_: pytest.fail("no room"))
+    with pytest.raises(pytest.fail.Exception, match="no room"):
+        gallery.keep(small)
+    assert {path: path.read_bytes() for path in kept.rglob("*.*")} == before
+    assert [path.name for path in kept.parent.iterdir()] == ["wall"]
+    (kept / "config.json").unlink()
+    with pytest.raises(UserError, match=r"saved/wall: no run is kept there"):
+        gallery.gallery(None)
+
+
+@pytest.mark.slow
 def test_runs_that_nobody_could_repeat_are_not_kept(small):
     environment = json.loads((small / "environment.json").read_text())
-    for git in (None, {"revision": "0" * 40, "dirty": True}):
+    for git in (None, "main", {"revision": "0" * 40}, {"revision": "0" * 40, "dirty": True}):
         (small / "environment.json").write_text(json.dumps(environment | {"git": git}))
         with pytest.raises(UserError, match=r"run: made by code that is not committed"):
             gallery.keep(small)
@@ -138,9 +155,18 @@ def test_runs_that_nobody_could_repeat_are_not_kept(small):
     with pytest.raises(UserError, match=r"run: no finished run is there"):
         gallery.keep(small)
     (small / "other.md").rename(small / "summary.md")
+    (small / "environment.json").write_text(json.dumps({"git": environment["git"]}))
+    with pytest.raises(UserError, match=r"run: no finished run is there"):
+        gallery.keep(small)
+    (small / "environment.json").write_text(json.dumps(environment))
+    with pytest.raises(UserError, match=r"^--keep=\.: no finished run is there"):
+        gallery.gallery("")
     config = json.loads((small / "config.json").read_text())
     (small / "config.json").write_text(json.dumps(config | {"points": 3}))
     with pytest.raises(UserError, match=r"run: a variant .* it shows cliff:smoke"):
+        gallery.keep(small)
+    (small / "config.json").unlink()
+    with pytest.raises(UserError, match=r"run: has no config\.json"):
         gallery.keep(small)
     with pytest.raises(UserError, match=r"nowhere: no finished run is there"):
         gallery.keep(Path("nowhere"))

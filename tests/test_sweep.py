@@ -98,11 +98,38 @@ def test_mean_field_is_that_of_each_setting(config, finished):
                 gain, 1.0, jnp.array([0.0, bias, 0.0, 0.0])
             ),
         }.items():
-            own, *grid = arrays[f"{name}/mean_field"]
-            assert np.isnan(own)
-            _, *settings = sweep.settings(config, name)
-            for rate, (_, gain, bias) in zip(grid, settings, strict=True):
+            own, *settings = sweep.settings(config, name)
+            assert own.scheme == "own"
+            settings = [sweep.OWN, *settings]
+            for rate, (_, gain, bias) in zip(arrays[f"{name}/mean_field"], settings, strict=True):
                 assert rate == pytest.approx(float(jnp.log(field(gain, bias).chi)) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["elman", "lstm", "gru", "minimal_rnn"])
+def test_own_initialisation_of_cells_with_a_mean_field(config, name):
+    drawn = [
+        sweep._draw(config, rnn_jax.cells.lookup(name), setting)
+        for setting in (sweep.Setting("own"), sweep.OWN)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *drawn)
+
+
+def test_the_flattest_is_of_the_grid(config, finished):
+    """Also where a cell's own initialisation is flatter than all of it."""
+    folder, _ = finished("sweep")
+    with np.load(folder / "arrays.npz") as file:
+        arrays = dict(file)
+    results = {
+        name: {key.partition("/")[2]: arrays[key].copy() for key in arrays if key.startswith(name)}
+        for name in ("elman", "lstm", "gru")
+    }
+    results["elman"][f"medians_{config.lengths[-1]}"][0] = 0.0
+    summary = sweep._summary(config, results).set_index("cell")
+    assert summary.loc["elman", "slope of its own scheme (nats/step)"].startswith("+0.0000")
+    assert summary.loc["elman", "flattest on the grid"] in {
+        sweep._described(setting) for setting in sweep.settings(config, "elman")[1:]
+    }
+    assert summary.loc["gru", "flattest on the grid"] == ""  # it has none
 
 
 def test_the_table_has_every_setting_and_its_numbers_belong_together(config, finished, table):
@@ -155,7 +182,7 @@ def test_theory_stands_beside_the_curves(table):
         assert (cell, "own", f"theory: {path}") in found
     for cell in ("elman", "lstm"):
         assert (cell, "gaussian", "theory: mean field") in found
-        assert (cell, "own", "theory: mean field") not in found
+        assert (cell, "own", "theory: mean field") in found
     # The bound is one for every sample, and so for their medians.
     elman = table[table["cell"] == "elman"]
     bound = elman[elman["quantity"] == "theory: sigma bound"]["value"].to_numpy()

@@ -55,11 +55,13 @@ def write_explorer(app: Sphinx, error: Exception | None) -> None:
         return
     config, results = load("sweep")
     table = EXPERIMENT.report(config, results).table
-    with tempfile.TemporaryDirectory() as run:
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder, "sweep")  # the page's title
+        run.mkdir()
         for file in ("config.json", "environment.json"):
             shutil.copy(SAVED / "sweep" / file, run)
-        table.to_csv(Path(run, "results.csv"), index=False)
-        write_page(run, str(Path(app.outdir, EXPLORER)))
+        table.to_csv(run / "results.csv", index=False)
+        write_page(str(run), str(Path(app.outdir, EXPLORER)))
 
 
 def drawn(name: str, folder: Path) -> list[str]:

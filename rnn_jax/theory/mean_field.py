@@ -47,7 +47,8 @@ def gaussian_nodes(
     variance these are far narrower than the density, and Gauss-Hermite of a fixed order steps
     over them (200 nodes have lost half of ln chi at a gain of 10). So u = mean + sqrt(variance) z
     is sampled evenly in x, z = z_0 + sinh(x) / max(1, sqrt(variance)), finest at u = 0, over nine
-    deviations: the trapezoidal rule converges exponentially at any variance.
+    deviations: the trapezoidal rule converges exponentially at any variance. Derivatives by a
+    variance of 0 are NaN.
 
     Args:
       variance, mean: of u, broadcast against each other to (...).

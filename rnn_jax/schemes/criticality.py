@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from rnn_jax.arguments import shown
@@ -100,26 +99,6 @@ def critical(
     return dataclasses.replace(plain, name="critical", recurrent_kernel=recurrent, check=check)
 
 
-def _tanh_gain(v: jax.Array) -> jax.Array:
-    """The gain at which a tanh network has chi = 1: bisection for its stationary variance q."""
-    # The package of closed forms builds on the cells, and these on this module.
-    from rnn_jax.theory.mean_field import gaussian_mean
-
-    def squared_gain(q: jax.Array) -> jax.Array:
-        return 1 / gaussian_mean(lambda u: (1 - jnp.tanh(u) ** 2) ** 2, q)
-
-    def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bracket
-        q = (low + high) / 2
-        below = squared_gain(q) * gaussian_mean(lambda u: jnp.tanh(u) ** 2, q) + v > q
-        return jnp.where(below, q, low), jnp.where(below, high, q)
-
-    # E phi^2 / E phi'^2 is at most about 1.9 sqrt(q), and so below q / 2 + 2.
-    variance, _ = lax.fori_loop(0, 60, halve, (v, 2 * v + 4))
-    # Without input q = 0 is a triple root, which rounding would spread.
-    return jnp.where(v > 0, jnp.sqrt(squared_gain(variance)), 1.0)
-
-
 class _Known(NamedTuple):
     cell: Cell
     gain: Callable[[jax.Array], jax.Array]
@@ -132,15 +111,16 @@ def _gains() -> tuple[dict[Any, _Known], dict[Any, _Known]]:
 
     By the ``init`` of the cell: a cell of another make may have the same name.
     """
+    # The package of closed forms builds on the cells, and these on this module.
     from rnn_jax.cells import elman, gru, janet, lstm, mgu, ugrnn
+    from rnn_jax.theory import critical_gain, lstm_critical_gain
 
     one, two = jnp.ones_like, lambda bias: 2 * jnp.ones_like(bias)
-    kept = lambda bias: 4 * jax.nn.sigmoid(-bias)
     reset = lambda bias: 1 / jax.nn.sigmoid(bias)
-    driven = [_Known(elman(), _tanh_gain), _Known(elman("identity"), one)]
+    driven = [_Known(elman(), critical_gain), _Known(elman("identity"), one)]
     gated = [
-        _Known(lstm(), kept),
-        _Known(lstm(peephole=True), kept),
+        _Known(lstm(), lstm_critical_gain),
+        _Known(lstm(peephole=True), lstm_critical_gain),
         _Known(lstm(coupled=True), two),
         _Known(lstm(peephole=True, coupled=True), two),
         _Known(gru(), two),

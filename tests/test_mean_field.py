@@ -285,6 +285,14 @@ def test_correlation_with_the_same_input():
     assert_allclose(correlation(1.0, 0.25, 0.0).correlation, 0, atol=1e-12)
 
 
+@pytest.mark.parametrize("rho", [0.0, 0.3, 1.0])
+def test_correlation_at_rest_is_the_limit_of_weak_inputs(rho):
+    """Where both pre-activations vanish every correlation is a root."""
+    rest, weak = correlation(0.5, 0.0, rho), correlation(0.5, 1e-9, rho)
+    assert_allclose(rest.correlation, rho)
+    assert_allclose(rest, weak, rtol=1e-6, atol=1e-6)
+
+
 def test_correlation_of_two_driven_networks():
     """The same 500 units with inputs of correlation 0.5: c within 0.03, over 20 pairs."""
     cell, size, rho = rnn_jax.elman(), 500, 0.5

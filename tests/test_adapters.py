@@ -59,11 +59,7 @@ def nested():
 
 
 LEARNED, NESTED = learned(), nested()
-OURS = [
-    lstm(),
-    LEARNED,
-    *(pytest.param(cell, marks=pytest.mark.slow) for cell in (gru(), NESTED, stack(lstm(), gru()))),
-]
+OURS = [lstm(), LEARNED, gru(), NESTED, stack(lstm(), gru())]
 by_name = pytest.mark.parametrize("cell", OURS, ids=lambda cell: cell.name)
 
 
@@ -594,7 +590,7 @@ FOREIGN = {
 SHAPES = {"ConvLSTMCell": (5, D)}
 
 THOROUGH = {"Leaky", "nnx.GRUCell"}
-"""One of each library under all laws, and under the essential ones in the quick tests too."""
+"""One of each library under all laws, the others under the essential ones."""
 ESSENTIAL = {
     "the_state_keeps_its_kind",
     "a_cell_is_a_scan_body",
@@ -611,11 +607,9 @@ INAPPLICABLE = {"unroll_matches_the_reference", "the_closed_jacobian_is_the_deri
 def laws():
     for name in FOREIGN:
         for law in LAWS:
-            essential = law.__name__ in ESSENTIAL
-            if (essential or name in THOROUGH) and law.__name__ not in INAPPLICABLE:
-                quick = essential and name in THOROUGH
-                marks = () if quick else pytest.mark.slow
-                yield pytest.param(law, name, id=f"{law.__name__}-{name}", marks=marks)
+            asked = law.__name__ in ESSENTIAL or name in THOROUGH
+            if asked and law.__name__ not in INAPPLICABLE:
+                yield pytest.param(law, name, id=f"{law.__name__}-{name}")
 
 
 @functools.cache

@@ -83,15 +83,7 @@ def theirs(module, given, ragged):
 @pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
 @both_precisions
 @pytest.mark.parametrize("ragged", [False, True], ids=["whole", "ragged"])
-@pytest.mark.parametrize(
-    "network",
-    [
-        pytest.param(
-            name, marks=[] if name in ("single", "deep bidirectional") else pytest.mark.slow
-        )
-        for name in NETWORKS
-    ],
-)
+@every_network
 @every_cell
 def test_agreement(cell, network, ragged, dtype):
     """Of ours with PyTorch's weights, and of PyTorch with ours."""

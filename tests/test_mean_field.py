@@ -83,6 +83,42 @@ def test_bisection_ends_where_the_sign_changes():
     assert theory.falling_root(lambda x: -1 - x, 0.0, 2.0) == 0
 
 
+def test_a_root_has_its_own_derivatives_and_not_those_of_the_ends():
+    """Of sqrt(p) and of its half: 1 / (2 sqrt(p)) and -1 / (4 p^(3/2)), wherever the ends are."""
+    root = lambda p: theory.falling_root(lambda x: p - x**2, 0.0, 3 * p)
+    assert_allclose(jax.grad(root)(2.0), 8**-0.5, rtol=1e-14)
+    assert_allclose(jax.jvp(root, (2.0,), (1.0,))[1], 8**-0.5, rtol=1e-14)
+    assert_allclose(jax.jit(jax.grad(jax.grad(root)))(2.0), -(32**-0.5) / 2, rtol=1e-14)
+    points = jnp.array([1.0, 4.0])
+    assert_allclose(jax.vmap(jax.grad(root))(points), 1 / (2 * points**0.5), rtol=1e-14)
+
+
+GATES = jnp.array([0.3, 1.0, -0.5, 0.2])
+FIELDS = {
+    "vanilla": lambda g, v: theory.vanilla_mean_field(g, v),
+    "sigmoid": lambda g, v: theory.vanilla_mean_field(g, v, jax.nn.sigmoid),
+    "critical": lambda g, v: theory.critical_gain(g * v),
+    "two copies": lambda g, v: theory.correlation_fixed_point(g, v, 0.5),
+    "minimalRNN": lambda g, v: theory.minimal_rnn_mean_field(g, 0.6, v, 0.1),
+    "GRU after": lambda g, v: theory.gru_mean_field(g, v, GATES[:3], 0.1),
+    "GRU before": lambda g, v: theory.gru_mean_field(g, v, GATES[:3], reset="before"),
+    "LSTM": lambda g, v: theory.lstm_mean_field(g, v, GATES),
+    "latch": lambda g, v: theory.tanh_latch(g + v),
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_field_may_be_differentiated(name):
+    """Gradients beside central differences, which are right to some 1e-9 here."""
+    everything = jax.jit(lambda g, v: sum(jax.tree.leaves(FIELDS[name](g, v))))
+    gain, variance, h = 1.3, 0.7, 1e-5
+    gradients = jax.jit(jax.grad(everything, (0, 1)))(gain, variance)
+    by_gain = everything(gain + h, variance) - everything(gain - h, variance)
+    by_variance = everything(gain, variance + h) - everything(gain, variance - h)
+    expected = np.array([by_gain, by_variance]) / (2 * h)
+    assert_allclose(gradients, expected, rtol=1e-6)
+
+
 # ---- Vanilla networks ---------------------------------------------------------------------------
 
 # B1: gain, q, chi, the largest and the mean exponent, of a tanh network without input.
@@ -247,6 +283,14 @@ def test_correlation_with_the_same_input():
     assert chi < 1 < vanilla(2.0, 0.05).chi
     assert_allclose(correlation(2.0, 0.0).correlation, 0, atol=1e-12)
     assert_allclose(correlation(1.0, 0.25, 0.0).correlation, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.3, 1.0])
+def test_correlation_at_rest_is_the_limit_of_weak_inputs(rho):
+    """Where both pre-activations vanish every correlation is a root."""
+    rest, weak = correlation(0.5, 0.0, rho), correlation(0.5, 1e-9, rho)
+    assert_allclose(rest.correlation, rho)
+    assert_allclose(rest, weak, rtol=1e-6, atol=1e-6)
 
 
 def test_correlation_of_two_driven_networks():

@@ -509,6 +509,13 @@ def test_an_answer_is_right_if_every_word_is(told):
     assert told.loss(spoilt, example) == told.loss(right, example)
 
 
+def test_what_stands_after_the_end_is_not_shown(told):
+    example = next(row for row in rows(told.test) if row.mask.sum() == 2)
+    everywhere = jax.nn.one_hot(np.full(3, example.target[0]), told.output_size)
+    answer = told.show(everywhere, example)
+    assert answer["answer"] == f"{answer['right answer']} {answer['right answer']}"  # and no end
+
+
 def test_a_story_costs_the_mean_over_the_words_of_its_answer(told):
     outputs = np.random.default_rng(0).standard_normal((3, told.output_size))
     for example in rows(told.test)[:20]:

@@ -27,7 +27,7 @@ from rnn_jax.interop.formats import (
     reordered,
     two_biases,
 )
-from rnn_jax.interop.networks import Place, places
+from rnn_jax.interop.networks import Path, places
 
 
 def _gru(*, reset_after: bool) -> Format:
@@ -101,7 +101,7 @@ def params_from(network: Cell | Layer, weights: Sequence[ArrayLike]) -> Params:
             f" {', '.join(names.values())}"
         )
     entries = dict(zip(names.values(), weights, strict=True))
-    return import_weights(LIBRARY, network, entries, lambda *key: names[_key(*key)])
+    return import_weights(LIBRARY, network, entries, lambda place, entry: names[place.path, entry])
 
 
 def weights_from(network: Cell | Layer, params: Params) -> list[np.ndarray]:
@@ -113,15 +113,13 @@ def weights_from(network: Cell | Layer, params: Params) -> list[np.ndarray]:
       ValueError: if Keras has no such network, or the parameters are those of another.
     """
     names = _names(network)
-    entries = export_weights(LIBRARY, network, params, lambda *key: names[_key(*key)])
+    entries = export_weights(
+        LIBRARY, network, params, lambda place, entry: names[place.path, entry]
+    )
     return [entries[name] for name in names.values()]
 
 
-def _key(place: Place, entry: str) -> tuple[tuple[int | str, ...], str]:
-    return place.path, entry
-
-
-def _names(network: Cell | Layer) -> dict[tuple[tuple[int | str, ...], str], str]:
+def _names(network: Cell | Layer) -> dict[tuple[Path, str], str]:
     """A name for each weight, by place and entry, in Keras' order."""
     keys = [
         (place.path, entry)

@@ -17,6 +17,7 @@ from rnn_jax.interop.formats import (
     Arrays,
     Format,
     Library,
+    Naming,
     check_container,
     export_weights,
     flat,
@@ -97,6 +98,18 @@ def _gru() -> Format:
     return Format(shapes, read, write)
 
 
+def naming(layers: str) -> Naming:
+    """The names in a Flax model, where ``layers`` stands before the number of a layer."""
+
+    def name(place: Place, entry: str) -> str:
+        layer = f"{layers}{place.layer}/" if any(isinstance(key, int) for key in place.path) else ""
+        direction = f"{place.direction}_rnn/" if place.direction else ""
+        return f"{layer}{direction}{'cell/' if layer or direction else ''}{entry}"
+
+    return name
+
+
+_NAMING = naming("layers_")
 LIBRARY = Library(
     "flax.linen",
     {**dict.fromkeys(ELMAN, _elman()), "lstm": lstm_format(), "gru": _gru()},
@@ -131,7 +144,7 @@ def params_from(network: Cell | Layer, weights: Mapping[str, Any]) -> Params:
     """
     check_layers(LIBRARY.name, network)
     check_container(LIBRARY.name, weights, Mapping, 'dict variables["params"]')
-    return import_weights(LIBRARY, network, flat(weights), _name)
+    return import_weights(LIBRARY, network, flat(weights), _NAMING)
 
 
 def weights_from(network: Cell | Layer, params: Params) -> dict[str, Any]:
@@ -144,10 +157,4 @@ def weights_from(network: Cell | Layer, params: Params) -> dict[str, Any]:
       ValueError: if linen has no such network, or the parameters are those of another.
     """
     check_layers(LIBRARY.name, network)
-    return unflat(export_weights(LIBRARY, network, params, _name))
-
-
-def _name(place: Place, entry: str) -> str:
-    layer = f"layers_{place.layer}/" if any(isinstance(key, int) for key in place.path) else ""
-    direction = f"{place.direction}_rnn/" if place.direction else ""
-    return f"{layer}{direction}{'cell/' if layer or direction else ''}{entry}"
+    return unflat(export_weights(LIBRARY, network, params, _NAMING))

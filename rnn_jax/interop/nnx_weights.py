@@ -26,8 +26,10 @@ from rnn_jax.interop.formats import (
     import_weights,
     unflat,
 )
-from rnn_jax.interop.linen_weights import lstm_format
-from rnn_jax.interop.networks import Place, check_layers
+from rnn_jax.interop.linen_weights import lstm_format, naming
+from rnn_jax.interop.networks import check_layers
+
+_NAMING = naming("layers/")
 
 
 def _format(gates: int, *, bias_on: str, reset_after: bool = False) -> Format:
@@ -102,7 +104,7 @@ def params_from(
     check_layers("flax.nnx", network)
     source = "dict nnx.to_pure_dict(nnx.state(module, nnx.Param))"
     check_container("flax.nnx", weights, Mapping, source)
-    return import_weights(_library(optimized), network, flat(weights), _name)
+    return import_weights(_library(optimized), network, flat(weights), _NAMING)
 
 
 def weights_from(
@@ -118,13 +120,7 @@ def weights_from(
         parameters are those of another.
     """
     check_layers("flax.nnx", network)
-    weights = unflat(export_weights(_library(optimized), network, params, _name))
+    weights = unflat(export_weights(_library(optimized), network, params, _NAMING))
     if "layers" in weights:
         weights["layers"] = {int(number): layer for number, layer in weights["layers"].items()}
     return weights
-
-
-def _name(place: Place, entry: str) -> str:
-    layer = f"layers/{place.layer}/" if any(isinstance(key, int) for key in place.path) else ""
-    direction = f"{place.direction}_rnn/" if place.direction else ""
-    return f"{layer}{direction}{'cell/' if layer or direction else ''}{entry}"

@@ -62,11 +62,11 @@ def speech(path: str | os.PathLike[str], *, seed: int = 0) -> Problem:
     tenth = len(order) // 10
     chosen = order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth]
     frames = np.concatenate([utterances[n] for n in chosen[0]])
-    deviation = frames.std(axis=0)
+    mean, deviation = frames.mean(axis=0), frames.std(axis=0)
     scale = np.where(deviation > 0, deviation, 1)  # what never varies in training stays 0
     train, validation, test = (
         pad_lines(
-            [((utterances[n] - frames.mean(axis=0)) / scale, labels[n]) for n in part],
+            [((utterances[n] - mean) / scale, labels[n]) for n in part],
             max(lengths),
             max(map(len, labels)),
         )

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.arguments import check_pair, check_positive
@@ -155,11 +154,12 @@ def _problem(items: list[_Item]) -> Problem:
 
     def show(outputs: jax.Array, example: Example) -> Mapping[str, str]:
         question, _, story = " ".join(words.decode(example.inputs.context)).partition("? ")
+        said = np.argmax(outputs, axis=-1)[np.asarray(example.mask)]
         return {
             "story": story,
             "question": f"{question}?",
             "right answer": " ".join(answers.decode(example.target)),
-            "answer": " ".join(answers.decode(jnp.argmax(outputs, axis=-1))),
+            "answer": " ".join(answers.decode(said)),
         }
 
     return Problem(

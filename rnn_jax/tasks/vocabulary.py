@@ -1,7 +1,8 @@
 """Symbols as integers: one table for words and characters alike."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -42,8 +43,7 @@ class Vocabulary:
 
     def encode(self, text: Iterable[str]) -> list[int]:
         """Tokens of symbols."""
-        table = {symbol: token for token, symbol in enumerate(self.symbols, len(_RESERVED))}
-        return [table.get(symbol, UNKNOWN) for symbol in text]
+        return [self._tokens.get(symbol, UNKNOWN) for symbol in text]
 
     def decode(self, tokens: Iterable[int]) -> list[str]:
         """Symbols up to the first `END`, without padding."""
@@ -52,8 +52,16 @@ class Vocabulary:
             if token == END:
                 break
             if token not in (PAD, START):
-                symbols.append([*_RESERVED, *self.symbols][token])
+                symbols.append(self._written[token])
         return symbols
+
+    @cached_property
+    def _tokens(self) -> Mapping[str, int]:
+        return {symbol: token for token, symbol in enumerate(self.symbols, len(_RESERVED))}
+
+    @cached_property
+    def _written(self) -> Sequence[str]:
+        return (*_RESERVED, *self.symbols)
 
 
 def pad(

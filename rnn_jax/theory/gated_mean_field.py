@@ -310,7 +310,9 @@ def _memory(squared_gain: jax.Array, variance: jax.Array, bias: jax.Array) -> _M
 
     # The two halves of a step: c -> f c takes phi(k) to E phi(f k), y is added by a product.
     x = jnp.arcsinh(scale * k[:, None] * f[None, :]) / top
-    angle = jnp.arccos(jnp.clip(2 * x - 1, -1, 1))
+    # At the ends an arc cosine has no derivative.
+    inside, end = (x > 0) & (x < 1), jnp.where(x > 0, 0.0, jnp.pi)
+    angle = jnp.where(inside, jnp.arccos(jnp.where(inside, 2 * x - 1, 0)), end)
     at_fk = jnp.cos(angle[..., None] * degrees[None, None, :]) @ to_coefficients
     wave = jax.lax.complex(jnp.cos(k[:, None, None] * y[None]), jnp.sin(k[:, None, None] * y[None]))
     cast = lambda values: values.astype(wave.dtype)

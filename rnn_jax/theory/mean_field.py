@@ -47,7 +47,8 @@ def gaussian_nodes(
     variance these are far narrower than the density, and Gauss-Hermite of a fixed order steps
     over them (200 nodes have lost half of ln chi at a gain of 10). So u = mean + sqrt(variance) z
     is sampled evenly in x, z = z_0 + sinh(x) / max(1, sqrt(variance)), finest at u = 0, over nine
-    deviations: the trapezoidal rule converges exponentially at any variance.
+    deviations: the trapezoidal rule converges exponentially at any variance. Derivatives by a
+    variance of 0 are NaN.
 
     Args:
       variance, mean: of u, broadcast against each other to (...).
@@ -205,8 +206,8 @@ def correlation_fixed_point(
     root is meant. With the same input (rho = 1) it is c = 1, where chi_c is chi, as long as
     chi <= 1; a chaotic network parts the copies, c < 1. With different inputs chi_c < 1 says for
     how long the state still tells of an early input: Chen, Pennington and Schoenholz find networks
-    trainable on sequences of a few memory times. NaN outside of finite g, 0 <= v < inf and
-    0 <= rho <= 1.
+    trainable on sequences of a few memory times. At rest (q = 0) every c is a root, and meant is
+    that of ever weaker inputs, rho. NaN outside of finite g, 0 <= v < inf and 0 <= rho <= 1.
 
     Args:
       gain, input_variance, activation: as in `vanilla_mean_field`.
@@ -234,7 +235,7 @@ def correlation_fixed_point(
     def excess(c: jax.Array) -> jax.Array:
         return squared_gain * product_mean(activation, c) + rho * v - c * q
 
-    c = falling_root(excess, 0.0, 1.0)
+    c = jnp.where(q > 0, falling_root(excess, 0.0, 1.0), rho)
     chi = squared_gain * product_mean(slope, c)
     inside = proper(v, squared_gain) & (rho >= 0) & (rho <= 1)
     return nan_outside(inside, Correlation(c, chi, -1 / jnp.log(chi)))

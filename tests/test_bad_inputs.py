@@ -480,6 +480,11 @@ BAD = [
     (lambda: tasks.characters(b"bytes"), TypeError, "text must be a str, got b'bytes'"),
     (lambda: tasks.next_character(None, 3), TypeError, "text must be a str, got None"),
     (
+        lambda: tasks.next_character("", 3),
+        ValueError,
+        "text: is empty, expected at least two different characters",
+    ),
+    (
         lambda: tasks.source(["white_noise"], 3),
         ValueError,
         "unknown source ['white_noise'], known: white_noise, python_docs, digits, file; "

@@ -154,6 +154,10 @@ def test_a_part_of_a_model():
     assert set(exported) == {name for name in weights if name.startswith("encoder.")}
     with pytest.raises(ValueError, match=r"unexpected: .*head\.weight"):
         interop.torch.params_from(gru(), weights)
+    with pytest.raises(
+        ValueError, match=r"prefix must be 'encoder\.', with the dot, got 'encoder'"
+    ):
+        interop.torch.params_from(gru(), weights, prefix="encoder")
 
 
 def test_bfloat16_tensors():

@@ -97,8 +97,9 @@ def params_from(network: Cell | Layer, weights: Mapping[str, Any], prefix: str =
       prefix: of the module's entries, with the dot; all others are then ignored.
 
     Raises:
-      ValueError: if PyTorch has no such network, or for an entry that is missing, is none of the
-        network's, has another shape or dtype, or holds NaN or infinity; names it.
+      ValueError: if PyTorch has no such network, for a prefix without its dot, or for an entry that
+        is missing, is none of the network's, has another shape or dtype, or holds NaN or infinity;
+        names it.
       TypeError: for weights in another container, as the module itself.
 
     >>> import jax, rnn_jax, numpy as np
@@ -111,6 +112,9 @@ def params_from(network: Cell | Layer, weights: Mapping[str, Any], prefix: str =
     """
     _check(network)
     check_container(LIBRARY.name, weights, Mapping, "dict that module.state_dict() gives")
+    dotted = f"{prefix.removesuffix('.')}."
+    if prefix not in ("", dotted) and any(str(name).startswith(dotted) for name in weights):
+        raise ValueError(f"{LIBRARY.name}: prefix must be {dotted!r}, with the dot, got {prefix!r}")
     entries = {name: value for name, value in weights.items() if str(name).startswith(prefix)}
     return import_weights(LIBRARY, network, entries, _naming(prefix), one_size=True)
 

@@ -36,7 +36,7 @@ def digit_lines(
     Digits of 2 to 8 columns stand at one of three heights. They run into one another by up to three
     columns or leave one free, but each begins three columns or more after the one before. Noise of
     standard deviation 0.1 is added. What overlaps is told apart by what follows, and a line ends
-    with the last column of its last digit: whoever reads both ways reads better.
+    with its last inked column: whoever reads both ways reads better.
 
     The loss is `rnn_jax.tasks.ctc.ctc_loss`, the metric the character error rate. Baselines are the
     best of the answers that say the most frequent digit so and so often, and a logistic regression

@@ -175,10 +175,12 @@ def _text_source(name: str, text: str, size: int, *, where: str) -> Source:
 def embedded_characters(text: str, size: int, where: str) -> tuple[np.ndarray, np.ndarray, str]:
     """A fixed random vector for each character (A, D), the text's codes (N,) and its alphabet.
 
-    Raises ValueError for a text of a single character, which it calls `where`.
+    Raises ValueError for a text of fewer than two different characters, which it calls `where`.
     """
     check_positive("size", size)
     codes, alphabet = characters(text)
+    if not alphabet:
+        raise ValueError(f"{where}: is empty, expected at least two different characters")
     if len(alphabet) < 2:
         raise ValueError(f"{where}: repeats the one character {alphabet!r}, expected at least two")
     # Why an embedding: one-hot characters have features of variance about 1/D, not 1, and so drive

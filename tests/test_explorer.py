@@ -262,6 +262,16 @@ def sweep(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """A sweep of 25 cells, of which 22 have nothing but their own initialisation."""
+    found = list(rows())
+    more = [[f"m:cell{i}", *row[1:]] for i in range(20) for row in found if row[0] == "lru"]
+    folder = write_run(tmp_path_factory.mktemp("explorer") / "crowd", found + more)
+    explorer.write_page(str(folder), None)
+    return folder
+
+
 @pytest.fixture
 def open_page(open_file):
     return lambda folder, *args, **options: open_file(folder / "explorer.html", *args, **options)
@@ -559,7 +569,7 @@ def test_the_lag_follows_keyboard_and_pointer(sweep, open_page):
 def test_every_control_is_reached_by_keyboard_and_has_a_name(sweep, open_page):
     page = open_page(sweep, "#cell=lstm")
     reached = []
-    for _ in range(80):
+    for _ in range(100):
         page.keyboard.press("Tab")
         found = page.evaluate(
             """() => { const at = document.activeElement; const style = getComputedStyle(at);
@@ -569,6 +579,8 @@ def test_every_control_is_reached_by_keyboard_and_has_a_name(sweep, open_page):
         )
         if found[0] == "BODY":
             break
+        if found[0] == "SUMMARY":
+            page.keyboard.press("Enter")
         reached.append(found)
     names = [name for name, _ in reached]
     for wanted in (
@@ -631,6 +643,49 @@ def test_text_is_readable_in_both_themes(sweep, open_page, theme):
         assert (red > 128) is (name == "light")
         other = "Dark page" if name == "light" else "Light page"
         page.get_by_role("button", name=other).click()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1366, 768), (1500, 900)])
+@pytest.mark.parametrize("scheme", ["orthogonal", "own"])
+def test_every_control_is_in_sight(crowd, open_page, width, height, scheme):
+    """Where they are beside the figures. Only the list of cells may have more than there is."""
+    size = {"width": width, "height": height}
+    page = open_page(crowd, f"#cell=lstm&init={scheme}", viewport=size)
+    form = page.locator("#choices")
+    assert form.evaluate("(form) => form.scrollHeight <= form.clientHeight")
+    seen = """(controls) => controls.filter((control) => control.checkVisibility())
+        .map((control) => control.getBoundingClientRect().bottom)"""
+    others = form.locator("input:not([name=cell]), button, .note, fieldset").evaluate_all(seen)
+    assert len(others) >= 17
+    assert max(others) <= height
+    cells = form.locator("input[name=cell], summary").evaluate_all(seen)
+    assert len(cells) == (4 if scheme == "orthogonal" else 25)
+    assert sum(bottom <= height for bottom in cells) >= (4 if scheme == "orthogonal" else 12)
+
+
+def test_cells_without_data_are_folded_away(crowd, open_page):
+    page = open_page(crowd, "#cell=elman&cell=lru&init=gaussian&gain=0.5")
+    labels = lambda part: page.locator(f"{part} label").all_inner_texts()
+    without = page.locator("#without summary")
+    assert labels("#having") == ["vanilla RNN", "LSTM"]
+    assert without.inner_text() == "23 without data for this choice, 1 of them chosen"
+    expect(page.get_by_role("checkbox", name="LRU")).to_be_hidden()
+    gain = page.get_by_role("slider", name="Gain")
+    gain.press("ArrowRight")
+    assert labels("#having") == ["vanilla RNN", "LSTM", "GRU"]  # in their order
+
+    without.press("Enter")
+    box = page.get_by_role("checkbox", name="LRU")
+    expect(box).to_have_accessible_description(
+        "measured only with: each cell as its own paper has it"
+    )
+    box.press("Space")
+    expect(box).to_be_focused()
+    assert without.inner_text() == "22 without data for this choice"
+    page.get_by_role("radio", name="own paper").check()
+    assert len(labels("#having")) == 25
+    assert labels("#having")[:4] == ["vanilla RNN", "LSTM", "GRU", "LRU"]
+    expect(page.locator("#without")).to_be_hidden()
 
 
 @pytest.mark.parametrize("width", [360, 800, 1500])

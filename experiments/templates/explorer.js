@@ -470,14 +470,16 @@ function setSlider(id, values, value, off) {
   element(`${id}-note`).textContent = off;
 }
 
+const OF_THE_PAPER = "Set by its own paper.";
+
 function gainNote(view) {
-  if (view.scheme === "own") return "Each cell has the initialisation of its own paper, which sets the gain.";
+  if (view.scheme === "own") return OF_THE_PAPER;
   const count = choices("gain", view.scheme).length;
   return count ? (count > 1 ? "" : "The only one in this run.") : "This initialisation has no gain.";
 }
 
 function biasNote(view) {
-  if (view.scheme === "own") return "Each cell has the initialisation of its own paper, which sets the bias.";
+  if (view.scheme === "own") return OF_THE_PAPER;
   const values = choices("forget_bias", view.scheme);
   if (!values.length) return "No cell of this run has one here.";
   const has = (name) => DATA.settings.some((setting) => setting.cell === name && setting.scheme === view.scheme && setting.forget_bias !== null);
@@ -490,14 +492,26 @@ function withoutBias(view, curves) {
   return names.length ? `Without one: ${names.join(", ")}.` : "";
 }
 
-function drawControls(view, curves) {
-  for (const input of inputs("cell")) {
-    input.checked = view.cells.includes(input.value);
-    input.parentElement.classList.toggle("lacking", Boolean(lack(input.value, view)));
-    input.title = lack(input.value, view);
+// Cells with data for a choice come first, in their order; the others are folded away behind them.
+function drawCells(view) {
+  const boxes = new Map(inputs("cell").map((input) => [input.value, input]));
+  for (const [name, input] of boxes) {
+    input.checked = view.cells.includes(name);
+    input.title = lack(name, view);
   }
-  const lacking = DATA.cells.some((cell) => lack(cell.name, view));
-  element("cells-note").textContent = lacking ? "In italics: no data for this choice." : "";
+  const inOrder = DATA.cells.map(({ name }) => boxes.get(name));
+  const lacking = inOrder.filter((input) => input.title);
+  for (const [id, group] of [["having", inOrder.filter((input) => !input.title)], ["lacking", lacking]]) {
+    // Only what changes its place is touched: the focus stays.
+    if (group.some((input) => input.closest(".options").id !== id)) element(id).append(...group.map((input) => input.parentElement));
+  }
+  const chosen = lacking.filter((input) => input.checked).length;
+  element("without").hidden = !lacking.length;
+  element("without").firstElementChild.textContent = `${lacking.length} without data for this choice${chosen ? `, ${chosen} of them chosen` : ""}`;
+}
+
+function drawControls(view, curves) {
+  drawCells(view);
   for (const input of inputs("scheme")) input.checked = input.value === view.scheme;
   for (const input of inputs("length")) input.checked = Number(input.value) === view.length;
   for (const input of inputs("axis")) input.checked = (input.value === "log") === view.log;
@@ -641,7 +655,7 @@ function follow() {
 }
 
 function listen() {
-  const chosen = () => inputs("cell").filter((input) => input.checked).map((input) => input.value);
+  const chosen = () => DATA.cells.map((cell) => cell.name).filter((name) => inputs("cell").find((input) => input.value === name).checked);
   const on = (name, handle) => inputs(name).forEach((input) => input.addEventListener("change", () => handle(input)));
   on("cell", () => change({ cells: chosen() }));
   on("scheme", (input) => change({ scheme: input.value }));

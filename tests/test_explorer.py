@@ -5,6 +5,7 @@ import csv
 import hashlib
 import html
 import io
+import itertools
 import json
 import math
 import os
@@ -359,7 +360,7 @@ def test_bands_lie_between_the_quantiles(sweep, open_page):
 def test_a_loose_bound_does_not_flatten_the_figure(sweep, open_page):
     page = open_page(sweep, "#cell=elman&cell=lstm&gain=1&length=200")
     note = page.locator("#gradient-note")
-    assert note.inner_text().startswith("Beyond the figure: vanilla RNN: sigma bound. Drag")
+    assert note.inner_text().startswith("Beyond the figure: vanilla RNN: bound by σₘₐₓ. Drag")
     low, high = page.evaluate("document.getElementById('gradient-plot').layout.yaxis.range")
     drawn = page.evaluate(DRAWN)
     measured = drawn["elman gradient"][1] + drawn["elman gradient band"][1][:-1]
@@ -394,6 +395,62 @@ def test_exact_zeros_are_shown_and_named(sweep, open_page):
     assert "exactly zero" in row.inner_text()
     assert row.inner_text().count("exact zeros") == 2  # neither a slope nor a half-life
     assert "exactly zero" in page.locator("#legend").inner_text()
+
+
+def test_a_slope_that_is_missing_has_a_reason_only_where_there_is_one(tmp_path, open_page):
+    """A median over all may be finite where that of a seed is not, and zero beside the window."""
+    found = [
+        [*row[:7], *(None if row[5] in ("slope", "half-life") else value for value in row[7:])]
+        for row in rows()
+        if row[0] in ("elman", "lstm", "gru")
+    ]
+    for row in found:
+        if row[0] == "lstm" and row[5] == "gradient" and row[6] == row[4]:
+            row[7] = row[8] = -math.inf
+    folder = write_run(tmp_path / "run", found)
+    explorer.write_page(str(folder), None)
+    page = open_page(folder, "#cell=elman&cell=lstm&cell=gru&gain=1.5&bias=0")
+    assert "exactly zero" in page.locator("#legend").inner_text()
+    said = page.locator("#table tbody tr").evaluate_all(
+        "(rows) => rows.map((row) => [row.cells[2].textContent, row.cells[3].textContent])"
+    )
+    assert said == [["none"] * 2, ["none"] * 2, ["none: exact zeros"] * 2]
+
+
+def segments(dash, length=36):
+    """Where a pattern is ink, at tenths of a pixel along a sample in the legend."""
+    parts = [float(part) for part in dash.replace("px", "").split(",")]
+    ends = np.cumsum(parts * 36)
+    return np.searchsorted(ends, np.arange(0, length, 0.1), side="right") % 2 == 0
+
+
+def test_theories_are_told_apart_and_named_as_elsewhere(tmp_path, open_page):
+    from experiments import gradient_norms_report
+
+    found = [row for row in rows() if row[0] == "elman" and not row[5].startswith("theory")]
+    lines = [row for row in rows() if row[0] == "elman" and row[5] == "theory: mean field"]
+    found += [[*row[:5], f"theory: {name}", *row[6:]] for name in explorer.DASHES for row in lines]
+    folder = write_run(tmp_path / "run", found)
+    explorer.write_page(str(folder), None)
+    page = open_page(folder)
+    legend = page.locator("#legend [stroke-dasharray*=px]").evaluate_all(
+        """(samples) => samples.map((sample) =>
+            [sample.closest("li").textContent, sample.getAttribute("stroke-dasharray")])"""
+    )
+    drawn = page.evaluate(
+        """() => Object.fromEntries(document.getElementById("gradient-plot").data
+            .map((trace) => [trace.name, trace.line.dash]))"""
+    )
+    assert len(legend) == len(explorer.DASHES)
+    for name, dash in legend:
+        assert drawn[f"vanilla RNN: {name}"] == dash
+    for (_, one), (_, other) in itertools.combinations(legend, 2):
+        assert np.mean(segments(one) != segments(other)) > 0.2
+    plain = str.maketrans("ᵏₘₐₓ", "kmax")
+    for name, label in gradient_norms_report.THEORY_LABELS.items():
+        text = re.sub(r"[$\\{}_^]", "", label.replace(r"\sigma", "σ"))
+        assert text == explorer.THEORIES[name].translate(plain)
+        assert explorer.THEORIES[name] in page.locator("#table").inner_text()
 
 
 def decimals(text):
@@ -668,7 +725,7 @@ def test_cells_without_data_are_folded_away(crowd, open_page):
     labels = lambda part: page.locator(f"{part} label").all_inner_texts()
     without = page.locator("#without summary")
     assert labels("#having") == ["vanilla RNN", "LSTM"]
-    assert without.inner_text() == "23 without data for this choice, 1 of them chosen"
+    assert without.inner_text() == "23 without data for this choice, 1 chosen"
     expect(page.get_by_role("checkbox", name="LRU")).to_be_hidden()
     gain = page.get_by_role("slider", name="Gain")
     gain.press("ArrowRight")

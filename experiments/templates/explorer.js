@@ -191,10 +191,11 @@ const escaped = (text) => text.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<":
 
 // ----- looks -------------------------------------------------------------------------------------
 
+const theoryOf = (name) => DATA.theories.find((theory) => theory.name === name);
+
 const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
 const themeOf = () => document.documentElement.dataset.theme ?? (systemIsDark.matches ? "dark" : "light");
 const SYMBOLS = ["", "circle", "square", "triangle-up", "diamond", "cross", "x", "star"];
-const DASHES = { dash: "6 3", dot: "2 2", longdash: "9 3", dashdot: "7 2 2 2" };
 const SHAPES = {
   "circle": "M14 4a3 3 0 1 0 .01 0z", "square": "M11 4h6v6h-6z", "triangle-up": "M14 3l4 7h-8z", "diamond": "M14 3l4 4l-4 4l-4-4z",
   "cross": "M13 3h2v3h3v2h-3v3h-2v-3h-3v-2h3z", "x": "M11 4l3 2l3-2l-2 3l2 3l-3-2l-3 2l2-3z", "star": "M14 2l1.5 3.5l3.5 .5l-2.5 2.5l.5 3.5l-3-2l-3 2l.5-3.5l-2.5-2.5l3.5-.5z",
@@ -208,11 +209,11 @@ function drawn(name, attributes) {
 
 // A piece of a line as the figure draws it.
 function sample({ colour = "currentColor", dash = "", mark = 0, kind = "line" }) {
-  const svg = drawn("svg", { class: "sample", viewBox: "0 0 28 14", "aria-hidden": "true" });
-  if (kind === "band") svg.append(drawn("path", { d: "M0 2h28v10h-28z", fill: colour, opacity: 0.2 }));
+  const svg = drawn("svg", { class: "sample", viewBox: "-4 0 36 14", "aria-hidden": "true" });
+  if (kind === "band") svg.append(drawn("path", { d: "M-4 2h36v10h-36z", fill: colour, opacity: 0.2 }));
   if (kind === "zero") svg.append(drawn("path", { d: "M10 4h8l-4 7z", fill: "none", stroke: colour }));
   if (kind === "slope") svg.append(drawn("path", { d: "M14 3l4 4l-4 4l-4-4z", fill: "none", stroke: colour, "stroke-width": 1.5 }));
-  if (kind === "line") svg.append(drawn("path", { d: "M0 7h28", stroke: colour, "stroke-width": 2, "stroke-dasharray": dash }));
+  if (kind === "line") svg.append(drawn("path", { d: "M-4 7h36", stroke: colour, "stroke-width": 2, "stroke-dasharray": dash }));
   const shape = SHAPES[SYMBOLS[mark % SYMBOLS.length]];
   if (shape && kind === "line") svg.append(drawn("path", { d: shape, fill: colour }));
   return svg;
@@ -267,9 +268,9 @@ function lineOf(cell, quantity, curve, theme) {
   return trace(cell, quantity, { x: curve.x, y: finite(curve.value), mode: cell.mark ? "lines+markers" : "lines", line: { color: colour, width: 2 }, marker: marks(cell, colour) });
 }
 
-function theoryOf(cell, name, curve, theme) {
-  const dash = DATA.theories.find((theory) => theory.name === name).dash;
-  return trace(cell, `theory: ${name}`, { name: escaped(`${cell.label}: ${name}`), x: curve.x, y: finite(curve.value), mode: "lines", line: { color: cell.theory[theme], width: 1.5, dash } });
+function theoryLineOf(cell, name, curve, theme) {
+  const { label, dash } = theoryOf(name);
+  return trace(cell, `theory: ${name}`, { name: escaped(`${cell.label}: ${label}`), x: curve.x, y: finite(curve.value), mode: "lines", line: { color: cell.theory[theme], width: 1.5, dash } });
 }
 
 function zerosOf(cell, { x, value }, bottom, theme) {
@@ -284,7 +285,7 @@ function gradientTraces(curves, view, bottom, theme) {
   return [
     ...each(({ cell, setting: { gradient } }) => (view.band && gradient.low ? [bandOf(cell, "gradient", gradient, bottom, theme)] : [])),
     ...each(({ cell, setting: { gradient } }) => [lineOf(cell, "gradient", gradient, theme)]),
-    ...each((curve) => theoriesOf(curve, view).map(([name, line]) => theoryOf(curve.cell, name, line, theme))),
+    ...each((curve) => theoriesOf(curve, view).map(([name, line]) => theoryLineOf(curve.cell, name, line, theme))),
     ...each(({ cell, setting: { gradient } }) => (gradient.value.includes(-Infinity) ? [zerosOf(cell, gradient, bottom, theme)] : [])),
   ];
 }
@@ -331,7 +332,7 @@ function cutOff(curves, view) {
   const [low, high] = heightOf(curves, view);
   return curves.flatMap((curve) => theoriesOf(curve, view)
     .filter(([, line]) => line.value.some((value) => isNumber(value) && (value < low || value > high)))
-    .map(([name]) => `${curve.cell.label}: ${name}`));
+    .map(([name]) => `${curve.cell.label}: ${theoryOf(name).label}`));
 }
 
 function gradientFigure(curves, view, colours) {
@@ -390,7 +391,7 @@ function drawLegends(curves, view) {
   element("legend").replaceChildren(
     ...cells(),
     ...(view.band && curves.length ? [item(sample({ kind: "band" }), "10–90 %")] : []),
-    ...drawnTheories.map(({ name, dash }) => item(sample({ dash: DASHES[dash] }), name)),
+    ...drawnTheories.map(({ label, dash }) => item(sample({ dash }), label)),
     ...(zeros ? [item(sample({ kind: "zero" }), "exactly zero")] : []),
   );
   element("spectrum-legend").replaceChildren(
@@ -405,7 +406,7 @@ const cellOf = (...children) => made("td", { className: "number" }, ...children)
 function theoryLines(curve, lag) {
   return theoriesOf(curve, { theory: true }).map(([name, line]) => {
     const at = valueAt(line, lag).value;
-    return made("div", {}, `${name}: `, exact(at, exactly(at)), "; ", exact(line.slope, written(line.slope)));
+    return made("div", {}, `${theoryOf(name).label}: `, exact(at, exactly(at)), "; ", exact(line.slope, written(line.slope)));
   });
 }
 
@@ -413,14 +414,15 @@ function rowOf(curve, lag) {
   const { cell, setting, spectrum } = curve;
   const at = valueAt(setting.gradient, lag);
   const [halfLife] = setting["half-life"];
-  const noDecay = setting.slope[0] === null ? "exact zeros" : "no decay";
+  const without = setting.zeros ? "none: exact zeros" : "none";
+  const hasSlope = setting.slope[0] !== null;
   const largest = spectrum?.value[0] ?? null;
   const theories = theoryLines(curve, lag);
   const row = made("tr", {},
     made("th", { scope: "row" }, cellSample(cell), cell.label),
     cellOf(exact(at.value, exactly(at.value)), " ", between(at)),
-    cellOf(exact(setting.slope[0], setting.slope[0] === null ? "exact zeros" : withError(setting.slope))),
-    cellOf(exact(halfLife, halfLife === null ? noDecay : written(halfLife))),
+    cellOf(exact(setting.slope[0], hasSlope ? withError(setting.slope) : without)),
+    cellOf(exact(halfLife, halfLife !== null ? written(halfLife) : hasSlope ? "no decay" : without)),
     cellOf(exact(largest, written(largest))),
     made("td", {}, ...(theories.length ? theories : ["none"])));
   row.dataset.cell = cell.name;
@@ -507,7 +509,7 @@ function drawCells(view) {
   }
   const chosen = lacking.filter((input) => input.checked).length;
   element("without").hidden = !lacking.length;
-  element("without").firstElementChild.textContent = `${lacking.length} without data for this choice${chosen ? `, ${chosen} of them chosen` : ""}`;
+  element("without").firstElementChild.textContent = `${lacking.length} without data for this choice${chosen ? `, ${chosen} chosen` : ""}`;
 }
 
 function drawControls(view, curves) {
@@ -586,7 +588,7 @@ function tipRows(lag) {
   return curves.flatMap((curve) => [
     row(cellSample(curve.cell), curve.cell.label, valueAt(curve.setting.gradient, lag)),
     ...theoriesOf(curve, view).map(([name, line]) =>
-      row(sample({ colour: curve.cell.theory[themeOf()], dash: DASHES[DATA.theories.find((one) => one.name === name).dash] }), name, valueAt(line, lag))),
+      row(sample({ colour: curve.cell.theory[themeOf()], dash: theoryOf(name).dash }), theoryOf(name).label, valueAt(line, lag))),
   ]);
 }
 

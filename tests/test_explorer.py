@@ -770,6 +770,101 @@ def test_nothing_overflows(sweep, open_page, width):
     assert plot["width"] > 0.55 * min(width, 800)
 
 
+RANGES = """() => ["gradient-plot", "spectrum-plot"].map((id) => document.getElementById(id).layout)
+    .map(({ xaxis, yaxis }) => [...xaxis.range, ...yaxis.range])"""
+
+
+def enlarge(page, plot):
+    box = page.locator(f"{plot} .nsewdrag").bounding_box()
+    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.8 * box["height"], steps=4)
+    page.mouse.up()
+
+
+def test_what_is_enlarged_stays_so(sweep, open_page):
+    page = open_page(sweep, "#cell=elman&cell=lstm&gain=1&length=200")
+    whole = page.evaluate(RANGES)
+    enlarge(page, "#gradient-plot")
+    enlarge(page, "#spectrum-plot")
+    part = page.evaluate(RANGES)
+    for before, after in zip(whole, part, strict=True):
+        for low, high in ((0, 1), (2, 3)):
+            size = before[high] - before[low]
+            assert (after[low] - before[low]) / size == pytest.approx(0.2, abs=0.02)
+            assert (before[high] - after[high]) / size == pytest.approx(0.3, abs=0.02)
+    for name in ("theory", "10–90 % band", "GRU"):
+        page.get_by_role("checkbox", name=name).click()
+        assert page.evaluate(RANGES) == part
+    page.get_by_role("button", name="Dark page").click()
+    page.get_by_role("slider", name="Gain").press("ArrowRight")
+    assert page.evaluate(RANGES) == part
+
+    page.get_by_role("radio", name="50").check()
+    (*lags, _, _), spectrum = page.evaluate(RANGES)
+    assert lags == [0, 50]  # another axis
+    assert spectrum == part[1]
+    enlarge(page, "#gradient-plot")
+    for plot in ("#gradient-plot", "#spectrum-plot"):
+        page.locator(f"{plot} .nsewdrag").dblclick()
+    fresh = open_page(sweep, "#" + page.url.split("#")[1])
+    assert page.evaluate(RANGES) == fresh.evaluate(RANGES)
+
+
+def test_the_theme_is_remembered(sweep, open_page):
+    page = open_page(sweep, color_scheme="light")
+    dark = page.get_by_role("button", name="Dark page")
+    dark.click()
+    page.reload()
+    expect(page.get_by_role("button", name="Light page")).to_be_visible()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert page.evaluate("document.getElementById('gradient-plot').layout.font.color") == (
+        "rgb(226, 230, 234)"
+    )
+    refuse = "Object.defineProperty(window, 'localStorage', { get() { throw new Error('no'); } })"
+    page.context.add_init_script(refuse)
+    page.reload()
+    dark.click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+AROUND = """() => {
+  window.around = [];
+  for (const event of ["beforeprint", "afterprint"]) addEventListener(event, () => {
+    const plots = [...document.querySelectorAll(".plot")];
+    window.around.push([document.documentElement.dataset.theme,
+      plots.every((plot) => Math.round(plot._fullLayout.width) === plot.clientWidth)]); }); }"""
+
+
+def test_paper_is_light_and_whole(sweep, open_page):
+    page = open_page(sweep, "#cell=elman&cell=lstm&cell=gru", color_scheme="light")
+    page.get_by_role("button", name="Dark page").click()
+    page.evaluate(AROUND)
+    assert page.pdf().startswith(b"%PDF")
+    assert page.evaluate("window.around") == [["light", False], ["dark", True]]
+
+    width = 680  # within the margins of A4
+    page.set_viewport_size({"width": width, "height": 1000})
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert [text for ratio, text in page.evaluate(CONTRASTS) if ratio < 4.5] == []
+    outside = page.evaluate(
+        """(width) => [...document.querySelectorAll("body *")]
+          .filter((node) => node.checkVisibility() && !node.closest(".visually-hidden, defs"))
+          .filter((node) => node.getBoundingClientRect().right > width)
+          .map((node) => node.outerHTML.slice(0, 90))""",
+        width,
+    )
+    assert outside == []
+    plots = page.locator(".plot .main-svg:first-child")
+    assert [plot.bounding_box()["width"] for plot in plots.all()] == [660, 660]
+    sizes = page.locator("#table *").evaluate_all(
+        "(nodes) => nodes.map((node) => parseFloat(getComputedStyle(node).fontSize))"
+    )
+    assert min(sizes) > 10  # 8 pt
+
+
 def download(page, name):
     with page.expect_download() as found:
         page.get_by_role("button", name=name).first.click()

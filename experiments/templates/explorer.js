@@ -182,7 +182,7 @@ function withError([value, low]) {
   return `(${both(10 ** exponent)})${powerOfTen(exponent)}`;
 }
 
-const between = ({ low, high }) => (low === null || high === null ? "" : `[${written(low)}, ${written(high)}]`);
+const between = ({ low, high }) => (low === null || high === null ? "" : `[${written(low)},\u00a0${written(high)}]`);
 const steps = (number) => `${number} step${number === 1 ? "" : "s"}`;
 const exactly = (value) => (value === -Infinity ? "exactly zero" : written(value));
 
@@ -194,7 +194,13 @@ const escaped = (text) => text.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<":
 const theoryOf = (name) => DATA.theories.find((theory) => theory.name === name);
 
 const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
-const themeOf = () => document.documentElement.dataset.theme ?? (systemIsDark.matches ? "dark" : "light");
+const THEMES = ["light", "dark"];
+// Storage may be refused to a page in a frame or opened as a file; a choice lasts as long as it then.
+const stored = (use) => { try { return use(localStorage); } catch { return null; } };
+let chosenTheme = THEMES.find((theme) => theme === stored((storage) => storage.getItem("theme")));
+let onPaper = false; // which is light, whatever the page is
+const themeOf = () => (onPaper ? "light" : chosenTheme ?? THEMES[Number(systemIsDark.matches)]);
+
 const SYMBOLS = ["", "circle", "square", "triangle-up", "diamond", "cross", "x", "star"];
 const SHAPES = {
   "circle": "M14 4a3 3 0 1 0 .01 0z", "square": "M11 4h6v6h-6z", "triangle-up": "M14 3l4 7h-8z", "diamond": "M14 3l4 4l-4 4l-4-4z",
@@ -303,6 +309,7 @@ function paint() {
 function layoutOf({ text, faint, line }, xaxis, yaxis, rest) {
   const axis = { color: text, gridcolor: line, linecolor: faint, zeroline: false, showline: true, ticks: "outside", tickcolor: faint, ticklen: 4, gridwidth: 0.5, automargin: true, exponentformat: "none" };
   return {
+    autosize: true,
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: text },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     margin: { l: 60, r: 20, t: 12, b: 48 },
@@ -536,7 +543,8 @@ function drawControls(view, curves) {
 
 // ----- drawing -----------------------------------------------------------------------------------
 
-const CONFIG = { displayModeBar: false, displaylogo: false, responsive: true, showTips: false, doubleClick: "reset" };
+const CONFIG = { displayModeBar: false, displaylogo: false, responsive: true, showTips: false, doubleClick: false };
+const PAPER = { autosize: false, width: 660, height: 300 }; // in px, between the margins of A4 and of Letter
 const gradientPlot = element("gradient-plot");
 const spectrumPlot = element("spectrum-plot");
 let view = viewOf(location.hash);
@@ -559,8 +567,20 @@ function draw() {
   gradientPlot.setAttribute("aria-label", `Curves of ${curves.map(({ cell }) => cell.label).join(", ") || "no cell"}: ln gradient norm in nats against the lag in steps. The table of readings has their values at a lag.`);
   spectrumPlot.setAttribute("aria-label", `Lyapunov exponents of ${curves.map(({ cell }) => cell.label).join(", ") || "no cell"} against their index, in nats per step.`);
   hideTip();
-  Plotly.react(gradientPlot, drawnFigures.gradient.data, drawnFigures.gradient.layout, CONFIG);
-  Plotly.react(spectrumPlot, drawnFigures.spectrum.data, drawnFigures.spectrum.layout, CONFIG);
+  show(gradientPlot, drawnFigures.gradient, `${view.length} ${view.log}`);
+  show(spectrumPlot, drawnFigures.spectrum, "");
+}
+
+// What the reader has enlarged stays so, as long as the axes mean the same.
+function show(plot, { data, layout }, meaning) {
+  const homes = {};
+  for (const axis of ["xaxis", "yaxis"]) {
+    homes[axis] = String(layout[axis].range);
+    const enlarged = plot.homes && String(plot.layout[axis].range) !== plot.homes[axis];
+    if (enlarged && plot.meaning === meaning) layout[axis].range = plot.layout[axis].range;
+  }
+  Object.assign(plot, { homes, meaning });
+  Plotly.react(plot, data, onPaper ? { ...layout, ...PAPER } : layout, CONFIG);
 }
 
 function noteOfGradient() {
@@ -568,7 +588,6 @@ function noteOfGradient() {
   return [
     ...(cut.length ? [`Beyond the figure: ${cut.join(", ")}.`] : []),
     ...(view.log ? ["Lag 0 has no place on a logarithmic axis."] : []),
-    "Drag over a part to enlarge it, click twice to go back; a click keeps the lag.",
   ].join(" ");
 }
 
@@ -674,12 +693,28 @@ function listen() {
   }
   element("lag").addEventListener("input", (event) => moveLag(lagsOf(curves)[Number(event.target.value)]));
   element("choices").addEventListener("submit", (event) => event.preventDefault());
-  element("theme").addEventListener("click", () => setTheme(themeOf() === "dark" ? "light" : "dark"));
+  element("theme").addEventListener("click", () => {
+    chosenTheme = themeOf() === "dark" ? "light" : "dark";
+    stored((storage) => storage.setItem("theme", chosenTheme));
+    drawInTheme();
+  });
   element("copy").addEventListener("click", copyLink);
   element("csv").addEventListener("click", saveData);
   for (const button of document.querySelectorAll("button[data-figure]")) button.addEventListener("click", () => saveFigure(button.dataset.figure, button.dataset.format));
-  systemIsDark.addEventListener("change", () => setTheme());
+  systemIsDark.addEventListener("change", drawInTheme);
+  for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
+    addEventListener(event, () => {
+      onPaper = printing;
+      drawInTheme();
+    });
+  }
   addEventListener("popstate", follow);
+  for (const plot of [gradientPlot, spectrumPlot]) {
+    plot.on("plotly_doubleclick", () => {
+      delete plot.homes;
+      draw();
+    });
+  }
   gradientPlot.on("plotly_hover", ({ points, event }) => {
     read(points[0].x);
     showTip(points[0].x, event.clientX - gradientPlot.getBoundingClientRect().left);
@@ -691,8 +726,8 @@ function listen() {
   gradientPlot.on("plotly_click", ({ points }) => moveLag(points[0].x));
 }
 
-function setTheme(theme) {
-  if (theme) document.documentElement.dataset.theme = theme;
+function drawInTheme() {
+  document.documentElement.dataset.theme = themeOf();
   element("theme").textContent = themeOf() === "dark" ? "Light page" : "Dark page";
   draw();
 }
@@ -748,5 +783,5 @@ async function saveFigure(name, format) {
   save(`${name}.${format}`, new Blob([text], { type: format === "svg" ? "image/svg+xml" : "image/png" }));
 }
 
-setTheme();
+drawInTheme();
 listen();

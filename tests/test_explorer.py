@@ -263,11 +263,20 @@ def sweep(tmp_path_factory):
     return folder
 
 
+LONG = "theory: product of the forget gates of all cells, for which no tip is wide enough"
+
+
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory):
-    """A sweep of 25 cells, of which 22 have nothing but their own initialisation."""
+    """A sweep of 25 cells, of which 22 have nothing but their own initialisation; in that the LSTM
+    has a theory of a long name."""
     found = list(rows())
     more = [[f"m:cell{i}", *row[1:]] for i in range(20) for row in found if row[0] == "lru"]
+    more += [
+        [*row[:5], LONG, row[6], 2 * row[7], None, None]
+        for row in found
+        if row[:2] == ["lstm", "own"] and row[5] == "gradient"
+    ]
     folder = write_run(tmp_path_factory.mktemp("explorer") / "crowd", found + more)
     explorer.write_page(str(folder), None)
     return folder
@@ -759,15 +768,101 @@ def test_nothing_overflows(sweep, open_page, width):
           .sort((a, b) => b[0] - a[0])[0]"""
     )
     assert right[0] <= width, right
-    page.locator("#gradient-plot").scroll_into_view_if_needed()
     plot = page.locator("#gradient-plot .main-svg").first.bounding_box()
-    for part in (0.3, 0.5, 0.9):
-        page.mouse.move(plot["x"] + part * plot["width"], plot["y"] + 50)
-        expect(page.locator("#tip")).to_be_visible()
-        tip = page.locator("#tip").bounding_box()
-        assert tip["x"] >= plot["x"]
-        assert tip["x"] + tip["width"] <= plot["x"] + plot["width"] + 1
     assert plot["width"] > 0.55 * min(width, 800)
+
+
+def point_at(page, plot, x, y):
+    """Moves the pointer to where a point is drawn."""
+    box = page.locator(f"#{plot} .nsewdrag").bounding_box()
+    layout = page.evaluate(
+        """(id) => { const { xaxis, yaxis } = document.getElementById(id).layout;
+            return [xaxis.range, yaxis.range]; }""",
+        plot,
+    )
+    across, up = ((at - low) / (high - low) for at, (low, high) in zip((x, y), layout, strict=True))
+    place = box["x"] + across * box["width"], box["y"] + (1 - up) * box["height"]
+    page.mouse.move(*place, steps=2)
+    return place
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 800), (1366, 768)])
+def test_the_tip_hides_nothing_and_loses_nothing(crowd, open_page, width, height):
+    page = open_page(crowd, "#init=own&length=200", viewport={"width": width, "height": height})
+    page.get_by_role("button", name="All cells").click()
+    page.locator("#gradient-plot").scroll_into_view_if_needed()
+    box = page.locator("#gradient-plot .nsewdrag").bounding_box()
+    tip = page.locator("#tip")
+    seen = ""
+    for across, down in itertools.product((0.02, 0.4, 0.7, 0.98), (0.05, 0.3, 0.95)):
+        x, y = box["x"] + across * box["width"], box["y"] + down * box["height"]
+        page.mouse.move(x, y, steps=2)
+        page.wait_for_timeout(80)  # plotly's own between two looks at the pointer
+        at = tip.bounding_box()
+        right, bottom = at["x"] + at["width"], at["y"] + at["height"]
+        assert 0 <= at["x"] < right <= width
+        assert 0 <= at["y"] < bottom <= height
+        assert not (at["x"] <= x <= right and at["y"] <= y <= bottom)
+        assert at["height"] < 0.5 * box["height"]
+        cut = "(nodes) => nodes.filter((node) => node.scrollWidth > node.clientWidth + 1).length"
+        assert tip.locator("p").evaluate_all(cut) == 0
+        seen += tip.inner_text()
+    assert LONG.removeprefix("theory: ") in seen
+
+
+def test_the_tip_is_of_the_nearest_curve(sweep, open_page):
+    page = open_page(sweep, "#cell=elman&cell=lstm&cell=gru&gain=1&bias=0&length=200")
+    found = table(sweep / "results.csv")
+    tip = page.locator("#tip")
+    where = {"scheme": "orthogonal", "gain": 1.0, "length": 200}
+    for cell, bias, label in (("lstm", 0.0, "LSTM"), ("elman", None, "vanilla RNN")):
+        of_cell = where | {"cell": cell, "forget_bias": bias}
+        value, low, high = points(found, "gradient", **of_cell)[100.0]
+        theory = points(found, "theory: mean field", **of_cell)[100.0][0]
+        point_at(page, "gradient-plot", 100, value)  # straight down, at one lag
+        expect(tip).to_contain_text(f"{label}, lag 100")
+        said = [text.replace("−", "-") for text in tip.locator("p").all_inner_texts()]
+        numbers = [float(number) for number in re.findall(r"-\d+\.?\d*", " ".join(said[:2]))]
+        assert numbers[-3:] == pytest.approx([value, low, high], rel=1e-3)
+        assert said[1].startswith("10–90 %")
+        (line,) = [text for text in said if text.startswith("mean field")]
+        assert float(line.split()[-1]) == pytest.approx(theory, rel=1e-3)
+        assert len(said) == (4 if cell == "elman" else 3)
+
+        value, low, high = points(found, "lyapunov", **of_cell)[5.0]
+        point_at(page, "spectrum-plot", 5, value)
+        expect(tip).to_contain_text(f"{label}, exponent 5")
+        text = tip.inner_text().replace("−", "-")
+        numbers = [float(number) for number in re.findall(r"-\d\.\d+", text)]
+        assert numbers == pytest.approx([value, low, high], rel=1e-3)
+
+        ((slope, *_),) = points(found, "slope", **of_cell).values()
+        point_at(page, "spectrum-plot", 0, slope)
+        expect(tip).to_contain_text(f"{label}, gradient")
+        assert "± 0.0013" in tip.inner_text()
+
+
+def test_every_exponent_is_in_a_table(sweep, open_page):
+    page = open_page(sweep, "#cell=lstm&cell=gru&gain=0.5&bias=0&length=50")
+    page.get_by_text("All Lyapunov exponents").press("Enter")
+    exponents = page.get_by_role("table", name="Over seeds, in nats per step")
+    expect(exponents).to_be_visible()
+    shown = exponents.locator("tbody tr").evaluate_all(
+        """(rows) => rows.map((row) => [row.cells[0].textContent,
+            ...[...row.querySelectorAll("data")].map((data) => data.value)])"""
+    )
+    found = table(sweep / "results.csv")
+    where = {"scheme": "orthogonal", "gain": 0.5, "forget_bias": 0.0, "length": 200}
+    assert [[label, *map(float, numbers)] for label, *numbers in shown] == [
+        [label, index, *values]
+        for cell, label in (("lstm", "LSTM"), ("gru", "GRU"))
+        for index, values in points(found, "lyapunov", cell=cell, **where).items()
+    ]
+    assert "A table below the readings" in page.locator("#spectrum-plot").get_attribute(
+        "aria-label"
+    )
+    page.get_by_role("button", name="None").click()
+    expect(exponents).to_be_hidden()
 
 
 RANGES = """() => ["gradient-plot", "spectrum-plot"].map((id) => document.getElementById(id).layout)
@@ -935,10 +1030,10 @@ def test_hostile_text_is_text(tmp_path, open_page):
     assert EVIL in page.locator("#table").inner_text()
     drawn = {name for name in page.evaluate(DRAWN) if name.startswith(EVIL)}
     assert f"{EVIL} theory: {EVIL}" in drawn
+    page.get_by_role("checkbox", name="LSTM").uncheck()
     box = page.locator("#gradient-plot .nsewdrag").bounding_box()
     page.mouse.move(box["x"] + 100, box["y"] + 40)
-    assert EVIL in page.locator("#tip").inner_text()
-    page.get_by_role("checkbox", name="LSTM").uncheck()
+    assert page.locator("#tip").inner_text().count(EVIL) == 2  # the cell and its theory
     asked = urllib.parse.parse_qs(page.url.split("#", 1)[1])
     assert asked["cell"] == [EVIL]
     _, content = download(page, "Figure as SVG")

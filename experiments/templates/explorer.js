@@ -452,6 +452,14 @@ function drawTable(curves, view, lag) {
   element("at-lag").textContent = `at lag ${lag} [10\u00a0%,\u00a090\u00a0%]`;
 }
 
+function drawExponents(curves) {
+  const numbers = (values) => values.map((value) => cellOf(exact(value, written(value))));
+  const rows = curves.filter(({ spectrum }) => spectrum).flatMap(({ cell, spectrum: { x, value, low, high } }) => x.map((at, index) =>
+    made("tr", {}, made("th", { scope: "row" }, cellSample(cell), cell.label), ...numbers([at, value[index], low?.[index] ?? null, high?.[index] ?? null]))));
+  element("exponents").hidden = !rows.length;
+  element("exponents").querySelector("tbody").replaceChildren(...rows);
+}
+
 function choiceInWords(view) {
   const parts = [`initialisation: ${nameOf(DATA.schemes, view.scheme)}`];
   if (choices("gain", view.scheme).length) parts.push(`gain ${view.gain}`);
@@ -561,11 +569,12 @@ function draw() {
   element("missing").textContent = `No data for this choice: ${missing}`;
   drawLegends(curves, view);
   drawTable(curves, view, view.lag);
+  drawExponents(curves);
   element("caption").textContent = `With ${choiceInWords(view)}`;
   element("gradient-note").textContent = noteOfGradient();
   element("spectrum-note").textContent = noteOfSpectrum();
   gradientPlot.setAttribute("aria-label", `Curves of ${curves.map(({ cell }) => cell.label).join(", ") || "no cell"}: ln gradient norm in nats against the lag in steps. The table of readings has their values at a lag.`);
-  spectrumPlot.setAttribute("aria-label", `Lyapunov exponents of ${curves.map(({ cell }) => cell.label).join(", ") || "no cell"} against their index, in nats per step.`);
+  spectrumPlot.setAttribute("aria-label", `Lyapunov exponents of ${curves.map(({ cell }) => cell.label).join(", ") || "no cell"} against their index, in nats per step. A table below the readings has their values.`);
   hideTip();
   show(gradientPlot, drawnFigures.gradient, `${view.length} ${view.log}`);
   show(spectrumPlot, drawnFigures.spectrum, "");
@@ -596,33 +605,61 @@ function noteOfSpectrum() {
   return `Exponents are those of the network, for every length; at index 0 stands the slope of its gradient over ${steps(view.length)}.${without.length ? ` No exponents: ${without.join(", ")}.` : ""}`;
 }
 
-// ----- reading at a lag --------------------------------------------------------------------------
+// ----- reading at the pointer --------------------------------------------------------------------
 
 const tip = made("div", { id: "tip", hidden: true });
 tip.setAttribute("aria-hidden", "true");
-gradientPlot.append(tip);
+document.body.append(tip);
 
-function tipRows(lag) {
-  const row = (mark, name, at) => made("tr", {}, made("td", {}, mark), made("td", {}, name), made("td", { className: "number" }, exactly(at.value)), made("td", { className: "number" }, between(at)));
-  return curves.flatMap((curve) => [
-    row(cellSample(curve.cell), curve.cell.label, valueAt(curve.setting.gradient, lag)),
-    ...theoriesOf(curve, view).map(([name, line]) =>
-      row(sample({ colour: curve.cell.theory[themeOf()], dash: theoryOf(name).dash }), theoryOf(name).label, valueAt(line, lag))),
-  ]);
+// What is known at a point of a figure, of its cell alone: the tables have all cells.
+function readingsAt({ setting, spectrum }, quantity, x) {
+  if (quantity === "slope") return { where: "gradient", rows: [["slope", withError(setting.slope)]] };
+  const at = valueAt(quantity === "lyapunov" ? spectrum : setting.gradient, x);
+  if (quantity === "lyapunov") return { where: `exponent ${x}`, rows: [["mean", written(at.value)], ["seeds", between(at)]] };
+  const theories = theoriesOf({ setting }, view).map(([name, line]) => [theoryOf(name).label, exactly(valueAt(line, x).value)]);
+  return { where: `lag ${x}`, rows: [["median", exactly(at.value)], ["10–90 %", between(at)], ...theories] };
 }
 
-// Beside the pointer, on the side where there is more room, and within the figure.
-function showTip(lag, x) {
-  tip.replaceChildren(made("table", {}, made("caption", {}, `lag ${lag}`), made("tbody", {}, ...tipRows(lag))));
-  if (!gradientPlot.contains(tip)) gradientPlot.append(tip);
+// Beside the pointer, where there is no room above or below it, and within the window.
+function showTip({ data: { meta }, x }, { clientX, clientY }) {
+  const curve = curves.find(({ cell }) => cell.name === meta.cell);
+  const { where, rows } = readingsAt(curve, meta.quantity, x);
+  const row = ([name, text]) => made("p", {}, made("span", {}, name), made("span", {}, text));
+  tip.replaceChildren(made("strong", {}, cellSample(curve.cell), `${curve.cell.label}, ${where}`), ...rows.map(row));
   tip.hidden = false;
-  const room = gradientPlot.clientWidth - tip.offsetWidth;
-  const left = x > gradientPlot.clientWidth / 2 ? x - 16 - tip.offsetWidth : x + 16;
-  tip.style.left = `${Math.max(0, Math.min(left, room))}px`;
+  const { offsetWidth: width, offsetHeight: height } = tip;
+  const [gap, edge] = [20, 4];
+  const left = clientX + gap + width + edge > innerWidth ? clientX - gap - width : clientX + gap;
+  const beside = left >= edge;
+  const above = clientY - gap - height;
+  const top = beside ? clientY - height / 2 : above >= edge ? above : clientY + gap;
+  const within = (start, size, room) => `${Math.max(edge, Math.min(start, room - size - edge))}px`;
+  Object.assign(tip.style, { left: within(left, width, innerWidth), top: within(top, height, innerHeight) });
 }
 
 function hideTip() {
   tip.hidden = true;
+}
+
+// Plotly finds the points at the pointer's place along the axis; the tip has the nearest of them.
+function watch(plot, reach = () => {}, leave = () => {}) {
+  let points = [];
+  const follow = (pointer) => {
+    const top = plot.getBoundingClientRect().top;
+    const away = ({ y, yaxis }) => Math.abs(top + yaxis._offset + yaxis.d2p(y) - pointer.clientY);
+    if (points.length) showTip(points.reduce((best, point) => (away(point) < away(best) ? point : best)), pointer);
+  };
+  plot.on("plotly_hover", (found) => {
+    points = found.points.filter(({ x }) => x === found.points[0].x);
+    reach(points[0].x);
+    follow(found.event);
+  });
+  plot.on("plotly_unhover", () => {
+    points = [];
+    hideTip();
+    leave();
+  });
+  plot.addEventListener("mousemove", follow);
 }
 
 // Moves the cursor and what is read at it; the figures stay.
@@ -715,14 +752,8 @@ function listen() {
       draw();
     });
   }
-  gradientPlot.on("plotly_hover", ({ points, event }) => {
-    read(points[0].x);
-    showTip(points[0].x, event.clientX - gradientPlot.getBoundingClientRect().left);
-  });
-  gradientPlot.on("plotly_unhover", () => {
-    hideTip();
-    read(view.lag);
-  });
+  watch(gradientPlot, read, () => read(view.lag));
+  watch(spectrumPlot);
   gradientPlot.on("plotly_click", ({ points }) => moveLag(points[0].x));
 }
 

@@ -195,7 +195,7 @@ const theoryOf = (name) => DATA.theories.find((theory) => theory.name === name);
 
 const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
 const THEMES = ["light", "dark"];
-// Storage may be refused to a page in a frame or opened as a file; a choice lasts as long as it then.
+// Storage may be refused to a file or a frame; a choice is then one of the page while it is open.
 const stored = (use) => { try { return use(localStorage); } catch { return null; } };
 let chosenTheme = THEMES.find((theme) => theme === stored((storage) => storage.getItem("theme")));
 let onPaper = false; // which is light, whatever the page is
@@ -594,10 +594,7 @@ function show(plot, { data, layout }, meaning) {
 
 function noteOfGradient() {
   const cut = cutOff(curves, view);
-  return [
-    ...(cut.length ? [`Beyond the figure: ${cut.join(", ")}.`] : []),
-    ...(view.log ? ["Lag 0 has no place on a logarithmic axis."] : []),
-  ].join(" ");
+  return [cut.length && `Beyond the figure: ${cut.join(", ")}.`, view.log && "Lag 0 has no place on a logarithmic axis."].filter(Boolean).join(" ");
 }
 
 function noteOfSpectrum() {
@@ -615,14 +612,15 @@ document.body.append(tip);
 function readingsAt({ setting, spectrum }, quantity, x) {
   if (quantity === "slope") return { where: "gradient", rows: [["slope", withError(setting.slope)]] };
   const at = valueAt(quantity === "lyapunov" ? spectrum : setting.gradient, x);
-  if (quantity === "lyapunov") return { where: `exponent ${x}`, rows: [["mean", written(at.value)], ["seeds", between(at)]] };
+  if (quantity === "lyapunov") return { where: `exponent ${x}`, rows: [["mean", written(at.value)], ["least, largest", between(at)]] };
   const theories = theoriesOf({ setting }, view).map(([name, line]) => [theoryOf(name).label, exactly(valueAt(line, x).value)]);
   return { where: `lag ${x}`, rows: [["median", exactly(at.value)], ["10–90 %", between(at)], ...theories] };
 }
 
-// Beside the pointer, where there is no room above or below it, and within the window.
+// Beside the pointer or, where there is no room, above or below it; and within the window.
 function showTip({ data: { meta }, x }, { clientX, clientY }) {
   const curve = curves.find(({ cell }) => cell.name === meta.cell);
+  if (!curve) return; // the choice changed under the pointer
   const { where, rows } = readingsAt(curve, meta.quantity, x);
   const row = ([name, text]) => made("p", {}, made("span", {}, name), made("span", {}, text));
   tip.replaceChildren(made("strong", {}, cellSample(curve.cell), `${curve.cell.label}, ${where}`), ...rows.map(row));
@@ -641,7 +639,7 @@ function hideTip() {
   tip.hidden = true;
 }
 
-// Plotly finds the points at the pointer's place along the axis; the tip has the nearest of them.
+// plotly finds the points at the pointer's place along the axis; the tip has the nearest of them.
 function watch(plot, reach = () => {}, leave = () => {}) {
   let points = [];
   const follow = (pointer) => {
@@ -659,7 +657,12 @@ function watch(plot, reach = () => {}, leave = () => {}) {
     hideTip();
     leave();
   });
+  plot.on("plotly_doubleclick", () => {
+    delete plot.homes;
+    draw();
+  });
   plot.addEventListener("mousemove", follow);
+  plot.addEventListener("mousedown", hideTip);
 }
 
 // Moves the cursor and what is read at it; the figures stay.
@@ -739,19 +742,10 @@ function listen() {
   element("csv").addEventListener("click", saveData);
   for (const button of document.querySelectorAll("button[data-figure]")) button.addEventListener("click", () => saveFigure(button.dataset.figure, button.dataset.format));
   systemIsDark.addEventListener("change", drawInTheme);
-  for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
-    addEventListener(event, () => {
-      onPaper = printing;
-      drawInTheme();
-    });
-  }
+  const print = (paper) => () => { onPaper = paper; drawInTheme(); };
+  addEventListener("beforeprint", print(true));
+  addEventListener("afterprint", print(false));
   addEventListener("popstate", follow);
-  for (const plot of [gradientPlot, spectrumPlot]) {
-    plot.on("plotly_doubleclick", () => {
-      delete plot.homes;
-      draw();
-    });
-  }
   watch(gradientPlot, read, () => read(view.lag));
   watch(spectrumPlot);
   gradientPlot.on("plotly_click", ({ points }) => moveLag(points[0].x));

@@ -421,15 +421,15 @@ function rowOf(curve, lag) {
   const { cell, setting, spectrum } = curve;
   const at = valueAt(setting.gradient, lag);
   const [halfLife] = setting["half-life"];
-  const without = setting.zeros ? "none: exact zeros" : "none";
   const hasSlope = setting.slope[0] !== null;
+  const withoutSlope = setting.zeros ? "none: exact zeros" : "none";
   const largest = spectrum?.value[0] ?? null;
   const theories = theoryLines(curve, lag);
   const row = made("tr", {},
     made("th", { scope: "row" }, cellSample(cell), cell.label),
     cellOf(exact(at.value, exactly(at.value)), " ", between(at)),
-    cellOf(exact(setting.slope[0], hasSlope ? withError(setting.slope) : without)),
-    cellOf(exact(halfLife, halfLife !== null ? written(halfLife) : hasSlope ? "no decay" : without)),
+    cellOf(exact(setting.slope[0], hasSlope ? withError(setting.slope) : withoutSlope)),
+    cellOf(exact(halfLife, halfLife !== null ? written(halfLife) : hasSlope ? "no decay" : "none")),
     cellOf(exact(largest, written(largest))),
     made("td", {}, ...(theories.length ? theories : ["none"])));
   row.dataset.cell = cell.name;

@@ -34,13 +34,15 @@ SCHEMES = {
 }
 """What a person writes for a scheme, where it is not its name."""
 DASHES = {
-    "mean field": "dash",
-    "g^k": "dot",
-    "product of forget gates": "longdash",
-    "product of update gates": "longdash",
-    "sigma bound": "dashdot",
+    "mean field": "6px,4px",
+    "g^k": "1.5px,2.5px",
+    "product of forget gates": "16px,4px",
+    "product of update gates": "8px,3px,2px,3px,2px,3px",
+    "sigma bound": "10px,4px,2px,4px",
 }
-"""Lines of theory; of others the first of these."""
+"""Lines of theory, as plotly and SVG take them; of others the first of these."""
+THEORIES = {"g^k": "gᵏ", "sigma bound": "bound by σₘₐₓ"}
+"""What a person writes for a theory, where it is not its name: as `gradient_norms` does."""
 LIGHT, DARK = "#ffffff", "#000000"
 
 
@@ -190,7 +192,14 @@ def data(readings: Readings) -> dict[str, Any]:
         ],
         "schemes": [{"name": name, "label": SCHEMES.get(name, name)} for name in schemes],
         "lengths": sorted({setting.length for setting in readings}),
-        "theories": [{"name": name, "dash": DASHES.get(name, "dash")} for name in theories],
+        "theories": [
+            {
+                "name": name,
+                "label": THEORIES.get(name, name),
+                "dash": DASHES.get(name, DASHES["mean field"]),
+            }
+            for name in theories
+        ],
         "floors": {"value": FLOAT32_VALUE, "square": FLOAT32_SQUARE},
         "settings": [_setting(setting, parts, grids) for setting, parts in readings.items()],
         "grids": list(grids),
@@ -238,12 +247,23 @@ def _setting(
     for name in SINGLE:
         if name in parts:
             _, *found[name] = map(_encoded, parts[name][0])
+    if _has_zeros(parts.get("gradient", ()), setting.length):
+        found["zeros"] = True
     found["theories"] = {
         name: _curve(parts[THEORY + name], grids)
         | {"slope": theory_slope(parts[THEORY + name], setting.length)}
         for name in _theories(parts)
     }
     return found
+
+
+def _has_zeros(points: Iterable[Point], length: int) -> bool:
+    """Whether a median in the window of the slopes is exactly zero: then that of some seed is, and
+    for that reason there is no slope."""
+    from experiments.slopes import fit_window
+
+    first, last = fit_window(length)
+    return any(p.value == -math.inf for p in points if p.x is not None and first <= p.x <= last)
 
 
 def _curve(points: Sequence[Point], grids: dict[tuple[float, ...], int]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import csv
 import hashlib
 import html
 import io
+import itertools
 import json
 import math
 import os
@@ -262,6 +263,25 @@ def sweep(tmp_path_factory):
     return folder
 
 
+LONG = "theory: product of the forget gates of all cells, for which no tip is wide enough"
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """A sweep of 25 cells, of which 22 have nothing but their own initialisation; in that the LSTM
+    has a theory of a long name."""
+    found = list(rows())
+    more = [[f"m:cell{i}", *row[1:]] for i in range(20) for row in found if row[0] == "lru"]
+    more += [
+        [*row[:5], LONG, row[6], 2 * row[7], None, None]
+        for row in found
+        if row[:2] == ["lstm", "own"] and row[5] == "gradient"
+    ]
+    folder = write_run(tmp_path_factory.mktemp("explorer") / "crowd", found + more)
+    explorer.write_page(str(folder), None)
+    return folder
+
+
 @pytest.fixture
 def open_page(open_file):
     return lambda folder, *args, **options: open_file(folder / "explorer.html", *args, **options)
@@ -349,7 +369,7 @@ def test_bands_lie_between_the_quantiles(sweep, open_page):
 def test_a_loose_bound_does_not_flatten_the_figure(sweep, open_page):
     page = open_page(sweep, "#cell=elman&cell=lstm&gain=1&length=200")
     note = page.locator("#gradient-note")
-    assert note.inner_text().startswith("Beyond the figure: vanilla RNN: sigma bound. Drag")
+    assert note.inner_text() == "Beyond the figure: vanilla RNN: bound by σₘₐₓ."
     low, high = page.evaluate("document.getElementById('gradient-plot').layout.yaxis.range")
     drawn = page.evaluate(DRAWN)
     measured = drawn["elman gradient"][1] + drawn["elman gradient band"][1][:-1]
@@ -357,7 +377,7 @@ def test_a_loose_bound_does_not_flatten_the_figure(sweep, open_page):
     assert high - low < 1.5 * (max(measured) - min(measured))
     assert max(drawn["elman theory: sigma bound"][1]) > high
     page.get_by_role("checkbox", name="theory").uncheck()
-    assert "Beyond" not in note.inner_text()
+    assert note.inner_text() == ""
 
 
 def test_exact_zeros_are_shown_and_named(sweep, open_page):
@@ -382,8 +402,65 @@ def test_exact_zeros_are_shown_and_named(sweep, open_page):
     }
     row = page.locator("#table tbody tr")
     assert "exactly zero" in row.inner_text()
-    assert row.inner_text().count("exact zeros") == 2  # neither a slope nor a half-life
+    cells = row.locator("td").all_inner_texts()
+    assert cells[1:3] == ["none: exact zeros", "none"]  # neither a slope nor a half-life
     assert "exactly zero" in page.locator("#legend").inner_text()
+
+
+def test_a_slope_that_is_missing_has_a_reason_only_where_there_is_one(tmp_path, open_page):
+    """A median over all may be finite where that of a seed is not, and zero beside the window."""
+    found = [
+        [*row[:7], *(None if row[5] in ("slope", "half-life") else value for value in row[7:])]
+        for row in rows()
+        if row[0] in ("elman", "lstm", "gru")
+    ]
+    for row in found:
+        if row[0] == "lstm" and row[5] == "gradient" and row[6] == row[4]:
+            row[7] = row[8] = -math.inf
+    folder = write_run(tmp_path / "run", found)
+    explorer.write_page(str(folder), None)
+    page = open_page(folder, "#cell=elman&cell=lstm&cell=gru&gain=1.5&bias=0")
+    assert "exactly zero" in page.locator("#legend").inner_text()
+    said = page.locator("#table tbody tr").evaluate_all(
+        "(rows) => rows.map((row) => [row.cells[2].textContent, row.cells[3].textContent])"
+    )
+    assert said == [["none"] * 2, ["none"] * 2, ["none: exact zeros", "none"]]
+
+
+def segments(dash, length=36):
+    """Where a pattern is ink, at tenths of a pixel along a sample in the legend."""
+    parts = [float(part) for part in dash.replace("px", "").split(",")]
+    ends = np.cumsum(parts * 36)
+    return np.searchsorted(ends, np.arange(0, length, 0.1), side="right") % 2 == 0
+
+
+def test_theories_are_told_apart_and_named_as_elsewhere(tmp_path, open_page):
+    from experiments import gradient_norms_report
+
+    found = [row for row in rows() if row[0] == "elman" and not row[5].startswith("theory")]
+    lines = [row for row in rows() if row[0] == "elman" and row[5] == "theory: mean field"]
+    found += [[*row[:5], f"theory: {name}", *row[6:]] for name in explorer.DASHES for row in lines]
+    folder = write_run(tmp_path / "run", found)
+    explorer.write_page(str(folder), None)
+    page = open_page(folder)
+    legend = page.locator("#legend [stroke-dasharray*=px]").evaluate_all(
+        """(samples) => samples.map((sample) =>
+            [sample.closest("li").textContent, sample.getAttribute("stroke-dasharray")])"""
+    )
+    drawn = page.evaluate(
+        """() => Object.fromEntries(document.getElementById("gradient-plot").data
+            .map((trace) => [trace.name, trace.line.dash]))"""
+    )
+    assert len(legend) == len(explorer.DASHES)
+    for name, dash in legend:
+        assert drawn[f"vanilla RNN: {name}"] == dash
+    for (_, one), (_, other) in itertools.combinations(legend, 2):
+        assert np.mean(segments(one) != segments(other)) > 0.2
+    plain = str.maketrans("ᵏₘₐₓ", "kmax")
+    for name, label in gradient_norms_report.THEORY_LABELS.items():
+        text = re.sub(r"[$\\{}_^]", "", label.replace(r"\sigma", "σ"))
+        assert text == explorer.THEORIES[name].translate(plain)
+        assert explorer.THEORIES[name] in page.locator("#table").inner_text()
 
 
 def decimals(text):
@@ -559,7 +636,7 @@ def test_the_lag_follows_keyboard_and_pointer(sweep, open_page):
 def test_every_control_is_reached_by_keyboard_and_has_a_name(sweep, open_page):
     page = open_page(sweep, "#cell=lstm")
     reached = []
-    for _ in range(80):
+    for _ in range(100):
         page.keyboard.press("Tab")
         found = page.evaluate(
             """() => { const at = document.activeElement; const style = getComputedStyle(at);
@@ -569,6 +646,8 @@ def test_every_control_is_reached_by_keyboard_and_has_a_name(sweep, open_page):
         )
         if found[0] == "BODY":
             break
+        if found[0] == "SUMMARY":
+            page.keyboard.press("Enter")
         reached.append(found)
     names = [name for name, _ in reached]
     for wanted in (
@@ -633,6 +712,49 @@ def test_text_is_readable_in_both_themes(sweep, open_page, theme):
         page.get_by_role("button", name=other).click()
 
 
+@pytest.mark.parametrize(("width", "height"), [(1366, 768), (1500, 900)])
+@pytest.mark.parametrize("scheme", ["orthogonal", "own"])
+def test_every_control_is_in_sight(crowd, open_page, width, height, scheme):
+    """Where they are beside the figures. Only the list of cells may have more than there is."""
+    size = {"width": width, "height": height}
+    page = open_page(crowd, f"#cell=lstm&init={scheme}", viewport=size)
+    form = page.locator("#choices")
+    assert form.evaluate("(form) => form.scrollHeight <= form.clientHeight")
+    seen = """(controls) => controls.filter((control) => control.checkVisibility())
+        .map((control) => control.getBoundingClientRect().bottom)"""
+    others = form.locator("input:not([name=cell]), button, .note, fieldset").evaluate_all(seen)
+    assert len(others) >= 17
+    assert max(others) <= height
+    cells = form.locator("input[name=cell], summary").evaluate_all(seen)
+    assert len(cells) == (4 if scheme == "orthogonal" else 25)
+    assert sum(bottom <= height for bottom in cells) >= (4 if scheme == "orthogonal" else 12)
+
+
+def test_cells_without_data_are_folded_away(crowd, open_page):
+    page = open_page(crowd, "#cell=elman&cell=lru&init=gaussian&gain=0.5")
+    labels = lambda part: page.locator(f"{part} label").all_inner_texts()
+    without = page.locator("#without summary")
+    assert labels("#having") == ["vanilla RNN", "LSTM"]
+    assert without.inner_text() == "23 without data for this choice, 1 chosen"
+    expect(page.get_by_role("checkbox", name="LRU")).to_be_hidden()
+    gain = page.get_by_role("slider", name="Gain")
+    gain.press("ArrowRight")
+    assert labels("#having") == ["vanilla RNN", "LSTM", "GRU"]  # in their order
+
+    without.press("Enter")
+    box = page.get_by_role("checkbox", name="LRU")
+    expect(box).to_have_accessible_description(
+        "measured only with: each cell as its own paper has it"
+    )
+    box.press("Space")
+    expect(box).to_be_focused()
+    assert without.inner_text() == "22 without data for this choice"
+    page.get_by_role("radio", name="own paper").check()
+    assert len(labels("#having")) == 25
+    assert labels("#having")[:4] == ["vanilla RNN", "LSTM", "GRU", "LRU"]
+    expect(page.locator("#without")).to_be_hidden()
+
+
 @pytest.mark.parametrize("width", [360, 800, 1500])
 def test_nothing_overflows(sweep, open_page, width):
     page = open_page(
@@ -647,15 +769,196 @@ def test_nothing_overflows(sweep, open_page, width):
           .sort((a, b) => b[0] - a[0])[0]"""
     )
     assert right[0] <= width, right
-    page.locator("#gradient-plot").scroll_into_view_if_needed()
     plot = page.locator("#gradient-plot .main-svg").first.bounding_box()
-    for part in (0.3, 0.5, 0.9):
-        page.mouse.move(plot["x"] + part * plot["width"], plot["y"] + 50)
-        expect(page.locator("#tip")).to_be_visible()
-        tip = page.locator("#tip").bounding_box()
-        assert tip["x"] >= plot["x"]
-        assert tip["x"] + tip["width"] <= plot["x"] + plot["width"] + 1
     assert plot["width"] > 0.55 * min(width, 800)
+
+
+def point_at(page, plot, x, y):
+    """Moves the pointer to where a point is drawn."""
+    box = page.locator(f"#{plot} .nsewdrag").bounding_box()
+    layout = page.evaluate(
+        """(id) => { const { xaxis, yaxis } = document.getElementById(id).layout;
+            return [xaxis.range, yaxis.range]; }""",
+        plot,
+    )
+    across, up = ((at - low) / (high - low) for at, (low, high) in zip((x, y), layout, strict=True))
+    place = box["x"] + across * box["width"], box["y"] + (1 - up) * box["height"]
+    page.mouse.move(*place, steps=2)
+    return place
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 800), (1366, 768)])
+def test_the_tip_hides_nothing_and_loses_nothing(crowd, open_page, width, height):
+    page = open_page(crowd, "#init=own&length=200", viewport={"width": width, "height": height})
+    page.get_by_role("button", name="All cells").click()
+    page.locator("#gradient-plot").scroll_into_view_if_needed()
+    box = page.locator("#gradient-plot .nsewdrag").bounding_box()
+    tip = page.locator("#tip")
+    seen = ""
+    for across, down in itertools.product((0.02, 0.4, 0.7, 0.98), (0.05, 0.3, 0.95)):
+        x, y = box["x"] + across * box["width"], box["y"] + down * box["height"]
+        page.mouse.move(x, y, steps=2)
+        page.wait_for_timeout(80)  # plotly's own between two looks at the pointer
+        at = tip.bounding_box()
+        right, bottom = at["x"] + at["width"], at["y"] + at["height"]
+        assert 0 <= at["x"] < right <= width
+        assert 0 <= at["y"] < bottom <= height
+        assert not (at["x"] <= x <= right and at["y"] <= y <= bottom)
+        assert at["height"] < 0.5 * box["height"]
+        cut = "(nodes) => nodes.filter((node) => node.scrollWidth > node.clientWidth + 1).length"
+        assert tip.locator("p").evaluate_all(cut) == 0
+        seen += tip.inner_text()
+    assert LONG.removeprefix("theory: ") in seen
+
+
+def test_the_tip_is_of_the_nearest_curve(sweep, open_page):
+    page = open_page(sweep, "#cell=elman&cell=lstm&cell=gru&gain=1&bias=0&length=200")
+    found = table(sweep / "results.csv")
+    tip = page.locator("#tip")
+    where = {"scheme": "orthogonal", "gain": 1.0, "length": 200}
+    for cell, bias, label in (("lstm", 0.0, "LSTM"), ("elman", None, "vanilla RNN")):
+        of_cell = where | {"cell": cell, "forget_bias": bias}
+        value, low, high = points(found, "gradient", **of_cell)[100.0]
+        theory = points(found, "theory: mean field", **of_cell)[100.0][0]
+        point_at(page, "gradient-plot", 100, value)  # straight down, at one lag
+        expect(tip).to_contain_text(f"{label}, lag 100")
+        said = [text.replace("−", "-") for text in tip.locator("p").all_inner_texts()]
+        numbers = [float(number) for number in re.findall(r"-\d+\.?\d*", " ".join(said[:2]))]
+        assert numbers[-3:] == pytest.approx([value, low, high], rel=1e-3)
+        assert said[1].startswith("10–90 %")
+        (line,) = [text for text in said if text.startswith("mean field")]
+        assert float(line.split()[-1]) == pytest.approx(theory, rel=1e-3)
+        assert len(said) == (4 if cell == "elman" else 3)
+
+        value, low, high = points(found, "lyapunov", **of_cell)[5.0]
+        point_at(page, "spectrum-plot", 5, value)
+        expect(tip).to_contain_text(f"{label}, exponent 5")
+        text = tip.inner_text().replace("−", "-")
+        numbers = [float(number) for number in re.findall(r"-\d\.\d+", text)]
+        assert numbers == pytest.approx([value, low, high], rel=1e-3)
+
+        ((slope, *_),) = points(found, "slope", **of_cell).values()
+        point_at(page, "spectrum-plot", 0, slope)
+        expect(tip).to_contain_text(f"{label}, gradient")
+        assert "± 0.0013" in tip.inner_text()
+
+
+def test_every_exponent_is_in_a_table(sweep, open_page):
+    page = open_page(sweep, "#cell=lstm&cell=gru&gain=0.5&bias=0&length=50")
+    page.get_by_text("All Lyapunov exponents").press("Enter")
+    exponents = page.get_by_role("table", name="Over seeds, in nats per step")
+    expect(exponents).to_be_visible()
+    shown = exponents.locator("tbody tr").evaluate_all(
+        """(rows) => rows.map((row) => [row.cells[0].textContent,
+            ...[...row.querySelectorAll("data")].map((data) => data.value)])"""
+    )
+    found = table(sweep / "results.csv")
+    where = {"scheme": "orthogonal", "gain": 0.5, "forget_bias": 0.0, "length": 200}
+    assert [[label, *map(float, numbers)] for label, *numbers in shown] == [
+        [label, index, *values]
+        for cell, label in (("lstm", "LSTM"), ("gru", "GRU"))
+        for index, values in points(found, "lyapunov", cell=cell, **where).items()
+    ]
+    assert "A table below the readings" in page.locator("#spectrum-plot").get_attribute(
+        "aria-label"
+    )
+    page.get_by_role("button", name="None").click()
+    expect(exponents).to_be_hidden()
+
+
+RANGES = """() => ["gradient-plot", "spectrum-plot"].map((id) => document.getElementById(id).layout)
+    .map(({ xaxis, yaxis }) => [...xaxis.range, ...yaxis.range])"""
+
+
+def enlarge(page, plot):
+    box = page.locator(f"{plot} .nsewdrag").bounding_box()
+    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.8 * box["height"], steps=4)
+    page.mouse.up()
+
+
+def test_what_is_enlarged_stays_so(sweep, open_page):
+    page = open_page(sweep, "#cell=elman&cell=lstm&gain=1&length=200")
+    whole = page.evaluate(RANGES)
+    enlarge(page, "#gradient-plot")
+    enlarge(page, "#spectrum-plot")
+    part = page.evaluate(RANGES)
+    for before, after in zip(whole, part, strict=True):
+        for low, high in ((0, 1), (2, 3)):
+            size = before[high] - before[low]
+            assert (after[low] - before[low]) / size == pytest.approx(0.2, abs=0.02)
+            assert (before[high] - after[high]) / size == pytest.approx(0.3, abs=0.02)
+    for name in ("theory", "10–90 % band", "GRU"):
+        page.get_by_role("checkbox", name=name).click()
+        assert page.evaluate(RANGES) == part
+    page.get_by_role("button", name="Dark page").click()
+    page.get_by_role("slider", name="Gain").press("ArrowRight")
+    assert page.evaluate(RANGES) == part
+
+    page.get_by_role("radio", name="50").check()
+    (*lags, _, _), spectrum = page.evaluate(RANGES)
+    assert lags == [0, 50]  # another axis
+    assert spectrum == part[1]
+    enlarge(page, "#gradient-plot")
+    for plot in ("#gradient-plot", "#spectrum-plot"):
+        page.locator(f"{plot} .nsewdrag").dblclick()
+    fresh = open_page(sweep, "#" + page.url.split("#")[1])
+    assert page.evaluate(RANGES) == fresh.evaluate(RANGES)
+
+
+def test_the_theme_is_remembered(sweep, open_page):
+    page = open_page(sweep, color_scheme="light")
+    dark = page.get_by_role("button", name="Dark page")
+    dark.click()
+    page.reload()
+    expect(page.get_by_role("button", name="Light page")).to_be_visible()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert page.evaluate("document.getElementById('gradient-plot').layout.font.color") == (
+        "rgb(226, 230, 234)"
+    )
+    refuse = "Object.defineProperty(window, 'localStorage', { get() { throw new Error('no'); } })"
+    page.context.add_init_script(refuse)
+    page.reload()
+    dark.click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+AROUND = """() => {
+  window.around = [];
+  for (const event of ["beforeprint", "afterprint"]) addEventListener(event, () => {
+    const plots = [...document.querySelectorAll(".plot")];
+    window.around.push([document.documentElement.dataset.theme,
+      plots.every((plot) => Math.round(plot._fullLayout.width) === plot.clientWidth)]); }); }"""
+
+
+def test_paper_is_light_and_whole(sweep, open_page):
+    page = open_page(sweep, "#cell=elman&cell=lstm&cell=gru", color_scheme="light")
+    page.get_by_role("button", name="Dark page").click()
+    page.evaluate(AROUND)
+    assert page.pdf().startswith(b"%PDF")
+    assert page.evaluate("window.around") == [["light", False], ["dark", True]]
+
+    width = 680  # within the margins of A4, to which a browser would shrink what is wider
+    page.set_viewport_size({"width": width, "height": 1000})
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert [text for ratio, text in page.evaluate(CONTRASTS) if ratio < 4.5] == []
+    outside = page.evaluate(
+        """(width) => [...document.querySelectorAll("body *")]
+          .filter((node) => node.checkVisibility() && !node.closest(".visually-hidden, defs"))
+          .filter((node) => node.getBoundingClientRect().right > width)
+          .map((node) => node.outerHTML.slice(0, 90))""",
+        width,
+    )
+    assert outside == []
+    plots = page.locator(".plot .main-svg:first-child")
+    assert [plot.bounding_box()["width"] for plot in plots.all()] == [660, 660]
+    sizes = page.locator("#table *").evaluate_all(
+        "(nodes) => nodes.map((node) => parseFloat(getComputedStyle(node).fontSize))"
+    )
+    assert min(sizes) > 10  # 8 pt
 
 
 def download(page, name):
@@ -728,10 +1031,10 @@ def test_hostile_text_is_text(tmp_path, open_page):
     assert EVIL in page.locator("#table").inner_text()
     drawn = {name for name in page.evaluate(DRAWN) if name.startswith(EVIL)}
     assert f"{EVIL} theory: {EVIL}" in drawn
+    page.get_by_role("checkbox", name="LSTM").uncheck()
     box = page.locator("#gradient-plot .nsewdrag").bounding_box()
     page.mouse.move(box["x"] + 100, box["y"] + 40)
-    assert EVIL in page.locator("#tip").inner_text()
-    page.get_by_role("checkbox", name="LSTM").uncheck()
+    assert page.locator("#tip").inner_text().count(EVIL) == 2  # the cell and its theory
     asked = urllib.parse.parse_qs(page.url.split("#", 1)[1])
     assert asked["cell"] == [EVIL]
     _, content = download(page, "Figure as SVG")

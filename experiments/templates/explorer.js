@@ -182,7 +182,7 @@ function withError([value, low]) {
   return `(${both(10 ** exponent)})${powerOfTen(exponent)}`;
 }
 
-const between = ({ low, high }) => (low === null || high === null ? "" : `[${written(low)}, ${written(high)}]`);
+const between = ({ low, high }) => (low === null || high === null ? "" : `[${written(low)},\u00a0${written(high)}]`);
 const steps = (number) => `${number} step${number === 1 ? "" : "s"}`;
 const exactly = (value) => (value === -Infinity ? "exactly zero" : written(value));
 
@@ -191,10 +191,17 @@ const escaped = (text) => text.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<":
 
 // ----- looks -------------------------------------------------------------------------------------
 
+const theoryOf = (name) => DATA.theories.find((theory) => theory.name === name);
+
 const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
-const themeOf = () => document.documentElement.dataset.theme ?? (systemIsDark.matches ? "dark" : "light");
+const THEMES = ["light", "dark"];
+// Storage may be refused to a file or a frame; a choice is then one of the page while it is open.
+const stored = (use) => { try { return use(localStorage); } catch { return null; } };
+let chosenTheme = THEMES.find((theme) => theme === stored((storage) => storage.getItem("theme")));
+let onPaper = false; // which is light, whatever the page is
+const themeOf = () => (onPaper ? "light" : chosenTheme ?? THEMES[Number(systemIsDark.matches)]);
+
 const SYMBOLS = ["", "circle", "square", "triangle-up", "diamond", "cross", "x", "star"];
-const DASHES = { dash: "6 3", dot: "2 2", longdash: "9 3", dashdot: "7 2 2 2" };
 const SHAPES = {
   "circle": "M14 4a3 3 0 1 0 .01 0z", "square": "M11 4h6v6h-6z", "triangle-up": "M14 3l4 7h-8z", "diamond": "M14 3l4 4l-4 4l-4-4z",
   "cross": "M13 3h2v3h3v2h-3v3h-2v-3h-3v-2h3z", "x": "M11 4l3 2l3-2l-2 3l2 3l-3-2l-3 2l2-3z", "star": "M14 2l1.5 3.5l3.5 .5l-2.5 2.5l.5 3.5l-3-2l-3 2l.5-3.5l-2.5-2.5l3.5-.5z",
@@ -208,11 +215,11 @@ function drawn(name, attributes) {
 
 // A piece of a line as the figure draws it.
 function sample({ colour = "currentColor", dash = "", mark = 0, kind = "line" }) {
-  const svg = drawn("svg", { class: "sample", viewBox: "0 0 28 14", "aria-hidden": "true" });
-  if (kind === "band") svg.append(drawn("path", { d: "M0 2h28v10h-28z", fill: colour, opacity: 0.2 }));
+  const svg = drawn("svg", { class: "sample", viewBox: "-4 0 36 14", "aria-hidden": "true" });
+  if (kind === "band") svg.append(drawn("path", { d: "M-4 2h36v10h-36z", fill: colour, opacity: 0.2 }));
   if (kind === "zero") svg.append(drawn("path", { d: "M10 4h8l-4 7z", fill: "none", stroke: colour }));
   if (kind === "slope") svg.append(drawn("path", { d: "M14 3l4 4l-4 4l-4-4z", fill: "none", stroke: colour, "stroke-width": 1.5 }));
-  if (kind === "line") svg.append(drawn("path", { d: "M0 7h28", stroke: colour, "stroke-width": 2, "stroke-dasharray": dash }));
+  if (kind === "line") svg.append(drawn("path", { d: "M-4 7h36", stroke: colour, "stroke-width": 2, "stroke-dasharray": dash }));
   const shape = SHAPES[SYMBOLS[mark % SYMBOLS.length]];
   if (shape && kind === "line") svg.append(drawn("path", { d: shape, fill: colour }));
   return svg;
@@ -267,9 +274,9 @@ function lineOf(cell, quantity, curve, theme) {
   return trace(cell, quantity, { x: curve.x, y: finite(curve.value), mode: cell.mark ? "lines+markers" : "lines", line: { color: colour, width: 2 }, marker: marks(cell, colour) });
 }
 
-function theoryOf(cell, name, curve, theme) {
-  const dash = DATA.theories.find((theory) => theory.name === name).dash;
-  return trace(cell, `theory: ${name}`, { name: escaped(`${cell.label}: ${name}`), x: curve.x, y: finite(curve.value), mode: "lines", line: { color: cell.theory[theme], width: 1.5, dash } });
+function theoryLineOf(cell, name, curve, theme) {
+  const { label, dash } = theoryOf(name);
+  return trace(cell, `theory: ${name}`, { name: escaped(`${cell.label}: ${label}`), x: curve.x, y: finite(curve.value), mode: "lines", line: { color: cell.theory[theme], width: 1.5, dash } });
 }
 
 function zerosOf(cell, { x, value }, bottom, theme) {
@@ -284,7 +291,7 @@ function gradientTraces(curves, view, bottom, theme) {
   return [
     ...each(({ cell, setting: { gradient } }) => (view.band && gradient.low ? [bandOf(cell, "gradient", gradient, bottom, theme)] : [])),
     ...each(({ cell, setting: { gradient } }) => [lineOf(cell, "gradient", gradient, theme)]),
-    ...each((curve) => theoriesOf(curve, view).map(([name, line]) => theoryOf(curve.cell, name, line, theme))),
+    ...each((curve) => theoriesOf(curve, view).map(([name, line]) => theoryLineOf(curve.cell, name, line, theme))),
     ...each(({ cell, setting: { gradient } }) => (gradient.value.includes(-Infinity) ? [zerosOf(cell, gradient, bottom, theme)] : [])),
   ];
 }
@@ -302,6 +309,7 @@ function paint() {
 function layoutOf({ text, faint, line }, xaxis, yaxis, rest) {
   const axis = { color: text, gridcolor: line, linecolor: faint, zeroline: false, showline: true, ticks: "outside", tickcolor: faint, ticklen: 4, gridwidth: 0.5, automargin: true, exponentformat: "none" };
   return {
+    autosize: true,
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: text },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     margin: { l: 60, r: 20, t: 12, b: 48 },
@@ -331,7 +339,7 @@ function cutOff(curves, view) {
   const [low, high] = heightOf(curves, view);
   return curves.flatMap((curve) => theoriesOf(curve, view)
     .filter(([, line]) => line.value.some((value) => isNumber(value) && (value < low || value > high)))
-    .map(([name]) => `${curve.cell.label}: ${name}`));
+    .map(([name]) => `${curve.cell.label}: ${theoryOf(name).label}`));
 }
 
 function gradientFigure(curves, view, colours) {
@@ -390,7 +398,7 @@ function drawLegends(curves, view) {
   element("legend").replaceChildren(
     ...cells(),
     ...(view.band && curves.length ? [item(sample({ kind: "band" }), "10–90 %")] : []),
-    ...drawnTheories.map(({ name, dash }) => item(sample({ dash: DASHES[dash] }), name)),
+    ...drawnTheories.map(({ label, dash }) => item(sample({ dash }), label)),
     ...(zeros ? [item(sample({ kind: "zero" }), "exactly zero")] : []),
   );
   element("spectrum-legend").replaceChildren(
@@ -405,7 +413,7 @@ const cellOf = (...children) => made("td", { className: "number" }, ...children)
 function theoryLines(curve, lag) {
   return theoriesOf(curve, { theory: true }).map(([name, line]) => {
     const at = valueAt(line, lag).value;
-    return made("div", {}, `${name}: `, exact(at, exactly(at)), "; ", exact(line.slope, written(line.slope)));
+    return made("div", {}, `${theoryOf(name).label}: `, exact(at, exactly(at)), "; ", exact(line.slope, written(line.slope)));
   });
 }
 
@@ -413,14 +421,15 @@ function rowOf(curve, lag) {
   const { cell, setting, spectrum } = curve;
   const at = valueAt(setting.gradient, lag);
   const [halfLife] = setting["half-life"];
-  const noDecay = setting.slope[0] === null ? "exact zeros" : "no decay";
+  const hasSlope = setting.slope[0] !== null;
+  const withoutSlope = setting.zeros ? "none: exact zeros" : "none";
   const largest = spectrum?.value[0] ?? null;
   const theories = theoryLines(curve, lag);
   const row = made("tr", {},
     made("th", { scope: "row" }, cellSample(cell), cell.label),
     cellOf(exact(at.value, exactly(at.value)), " ", between(at)),
-    cellOf(exact(setting.slope[0], setting.slope[0] === null ? "exact zeros" : withError(setting.slope))),
-    cellOf(exact(halfLife, halfLife === null ? noDecay : written(halfLife))),
+    cellOf(exact(setting.slope[0], hasSlope ? withError(setting.slope) : withoutSlope)),
+    cellOf(exact(halfLife, halfLife !== null ? written(halfLife) : hasSlope ? "no decay" : "none")),
     cellOf(exact(largest, written(largest))),
     made("td", {}, ...(theories.length ? theories : ["none"])));
   row.dataset.cell = cell.name;
@@ -441,6 +450,14 @@ function drawTable(curves, view, lag) {
   if (!rows.length) rows.push(made("tr", {}, made("td", { colSpan: 6 }, "No cell is chosen.")));
   element("table").tBodies[0].replaceChildren(...rows);
   element("at-lag").textContent = `at lag ${lag} [10\u00a0%,\u00a090\u00a0%]`;
+}
+
+function drawExponents(curves) {
+  const numbers = (values) => values.map((value) => cellOf(exact(value, written(value))));
+  const rows = curves.filter(({ spectrum }) => spectrum).flatMap(({ cell, spectrum: { x, value, low, high } }) => x.map((at, index) =>
+    made("tr", {}, made("th", { scope: "row" }, cellSample(cell), cell.label), ...numbers([at, value[index], low?.[index] ?? null, high?.[index] ?? null]))));
+  element("exponents").hidden = !rows.length;
+  element("exponents").querySelector("tbody").replaceChildren(...rows);
 }
 
 function choiceInWords(view) {
@@ -470,14 +487,16 @@ function setSlider(id, values, value, off) {
   element(`${id}-note`).textContent = off;
 }
 
+const OF_THE_PAPER = "Set by its own paper.";
+
 function gainNote(view) {
-  if (view.scheme === "own") return "Each cell has the initialisation of its own paper, which sets the gain.";
+  if (view.scheme === "own") return OF_THE_PAPER;
   const count = choices("gain", view.scheme).length;
   return count ? (count > 1 ? "" : "The only one in this run.") : "This initialisation has no gain.";
 }
 
 function biasNote(view) {
-  if (view.scheme === "own") return "Each cell has the initialisation of its own paper, which sets the bias.";
+  if (view.scheme === "own") return OF_THE_PAPER;
   const values = choices("forget_bias", view.scheme);
   if (!values.length) return "No cell of this run has one here.";
   const has = (name) => DATA.settings.some((setting) => setting.cell === name && setting.scheme === view.scheme && setting.forget_bias !== null);
@@ -490,14 +509,26 @@ function withoutBias(view, curves) {
   return names.length ? `Without one: ${names.join(", ")}.` : "";
 }
 
-function drawControls(view, curves) {
-  for (const input of inputs("cell")) {
-    input.checked = view.cells.includes(input.value);
-    input.parentElement.classList.toggle("lacking", Boolean(lack(input.value, view)));
-    input.title = lack(input.value, view);
+// Cells with data for a choice come first, in their order; the others are folded away behind them.
+function drawCells(view) {
+  const boxes = new Map(inputs("cell").map((input) => [input.value, input]));
+  for (const [name, input] of boxes) {
+    input.checked = view.cells.includes(name);
+    input.title = lack(name, view);
   }
-  const lacking = DATA.cells.some((cell) => lack(cell.name, view));
-  element("cells-note").textContent = lacking ? "In italics: no data for this choice." : "";
+  const inOrder = DATA.cells.map(({ name }) => boxes.get(name));
+  const lacking = inOrder.filter((input) => input.title);
+  for (const [id, group] of [["having", inOrder.filter((input) => !input.title)], ["lacking", lacking]]) {
+    // Only what changes its place is touched: the focus stays.
+    if (group.some((input) => input.closest(".options").id !== id)) element(id).append(...group.map((input) => input.parentElement));
+  }
+  const chosen = lacking.filter((input) => input.checked).length;
+  element("without").hidden = !lacking.length;
+  element("without").firstElementChild.textContent = `${lacking.length} without data for this choice${chosen ? `, ${chosen} chosen` : ""}`;
+}
+
+function drawControls(view, curves) {
+  drawCells(view);
   for (const input of inputs("scheme")) input.checked = input.value === view.scheme;
   for (const input of inputs("length")) input.checked = Number(input.value) === view.length;
   for (const input of inputs("axis")) input.checked = (input.value === "log") === view.log;
@@ -520,7 +551,8 @@ function drawControls(view, curves) {
 
 // ----- drawing -----------------------------------------------------------------------------------
 
-const CONFIG = { displayModeBar: false, displaylogo: false, responsive: true, showTips: false, doubleClick: "reset" };
+const CONFIG = { displayModeBar: false, displaylogo: false, responsive: true, showTips: false, doubleClick: false };
+const PAPER = { autosize: false, width: 660, height: 300 }; // in px, between the margins of A4 and of Letter
 const gradientPlot = element("gradient-plot");
 const spectrumPlot = element("spectrum-plot");
 let view = viewOf(location.hash);
@@ -537,23 +569,32 @@ function draw() {
   element("missing").textContent = `No data for this choice: ${missing}`;
   drawLegends(curves, view);
   drawTable(curves, view, view.lag);
+  drawExponents(curves);
   element("caption").textContent = `With ${choiceInWords(view)}`;
   element("gradient-note").textContent = noteOfGradient();
   element("spectrum-note").textContent = noteOfSpectrum();
   gradientPlot.setAttribute("aria-label", `Curves of ${curves.map(({ cell }) => cell.label).join(", ") || "no cell"}: ln gradient norm in nats against the lag in steps. The table of readings has their values at a lag.`);
-  spectrumPlot.setAttribute("aria-label", `Lyapunov exponents of ${curves.map(({ cell }) => cell.label).join(", ") || "no cell"} against their index, in nats per step.`);
+  spectrumPlot.setAttribute("aria-label", `Lyapunov exponents of ${curves.map(({ cell }) => cell.label).join(", ") || "no cell"} against their index, in nats per step. A table below the readings has their values.`);
   hideTip();
-  Plotly.react(gradientPlot, drawnFigures.gradient.data, drawnFigures.gradient.layout, CONFIG);
-  Plotly.react(spectrumPlot, drawnFigures.spectrum.data, drawnFigures.spectrum.layout, CONFIG);
+  show(gradientPlot, drawnFigures.gradient, `${view.length} ${view.log}`);
+  show(spectrumPlot, drawnFigures.spectrum, "");
+}
+
+// What the reader has enlarged stays so, as long as the axes mean the same.
+function show(plot, { data, layout }, meaning) {
+  const homes = {};
+  for (const axis of ["xaxis", "yaxis"]) {
+    homes[axis] = String(layout[axis].range);
+    const enlarged = plot.homes && String(plot.layout[axis].range) !== plot.homes[axis];
+    if (enlarged && plot.meaning === meaning) layout[axis].range = plot.layout[axis].range;
+  }
+  Object.assign(plot, { homes, meaning });
+  Plotly.react(plot, data, onPaper ? { ...layout, ...PAPER } : layout, CONFIG);
 }
 
 function noteOfGradient() {
   const cut = cutOff(curves, view);
-  return [
-    ...(cut.length ? [`Beyond the figure: ${cut.join(", ")}.`] : []),
-    ...(view.log ? ["Lag 0 has no place on a logarithmic axis."] : []),
-    "Drag over a part to enlarge it, click twice to go back; a click keeps the lag.",
-  ].join(" ");
+  return [cut.length && `Beyond the figure: ${cut.join(", ")}.`, view.log && "Lag 0 has no place on a logarithmic axis."].filter(Boolean).join(" ");
 }
 
 function noteOfSpectrum() {
@@ -561,33 +602,67 @@ function noteOfSpectrum() {
   return `Exponents are those of the network, for every length; at index 0 stands the slope of its gradient over ${steps(view.length)}.${without.length ? ` No exponents: ${without.join(", ")}.` : ""}`;
 }
 
-// ----- reading at a lag --------------------------------------------------------------------------
+// ----- reading at the pointer --------------------------------------------------------------------
 
 const tip = made("div", { id: "tip", hidden: true });
 tip.setAttribute("aria-hidden", "true");
-gradientPlot.append(tip);
+document.body.append(tip);
 
-function tipRows(lag) {
-  const row = (mark, name, at) => made("tr", {}, made("td", {}, mark), made("td", {}, name), made("td", { className: "number" }, exactly(at.value)), made("td", { className: "number" }, between(at)));
-  return curves.flatMap((curve) => [
-    row(cellSample(curve.cell), curve.cell.label, valueAt(curve.setting.gradient, lag)),
-    ...theoriesOf(curve, view).map(([name, line]) =>
-      row(sample({ colour: curve.cell.theory[themeOf()], dash: DASHES[DATA.theories.find((one) => one.name === name).dash] }), name, valueAt(line, lag))),
-  ]);
+// What is known at a point of a figure, of its cell alone: the tables have all cells.
+function readingsAt({ setting, spectrum }, quantity, x) {
+  if (quantity === "slope") return { where: "gradient", rows: [["slope", withError(setting.slope)]] };
+  const at = valueAt(quantity === "lyapunov" ? spectrum : setting.gradient, x);
+  if (quantity === "lyapunov") return { where: `exponent ${x}`, rows: [["mean", written(at.value)], ["least, largest", between(at)]] };
+  const theories = theoriesOf({ setting }, view).map(([name, line]) => [theoryOf(name).label, exactly(valueAt(line, x).value)]);
+  return { where: `lag ${x}`, rows: [["median", exactly(at.value)], ["10–90 %", between(at)], ...theories] };
 }
 
-// Beside the pointer, on the side where there is more room, and within the figure.
-function showTip(lag, x) {
-  tip.replaceChildren(made("table", {}, made("caption", {}, `lag ${lag}`), made("tbody", {}, ...tipRows(lag))));
-  if (!gradientPlot.contains(tip)) gradientPlot.append(tip);
+// Beside the pointer or, where there is no room, above or below it; and within the window.
+function showTip({ data: { meta }, x }, { clientX, clientY }) {
+  const curve = curves.find(({ cell }) => cell.name === meta.cell);
+  if (!curve) return; // the choice changed under the pointer
+  const { where, rows } = readingsAt(curve, meta.quantity, x);
+  const row = ([name, text]) => made("p", {}, made("span", {}, name), made("span", {}, text));
+  tip.replaceChildren(made("strong", {}, cellSample(curve.cell), `${curve.cell.label}, ${where}`), ...rows.map(row));
   tip.hidden = false;
-  const room = gradientPlot.clientWidth - tip.offsetWidth;
-  const left = x > gradientPlot.clientWidth / 2 ? x - 16 - tip.offsetWidth : x + 16;
-  tip.style.left = `${Math.max(0, Math.min(left, room))}px`;
+  const { offsetWidth: width, offsetHeight: height } = tip;
+  const [gap, edge] = [20, 4];
+  const left = clientX + gap + width + edge > innerWidth ? clientX - gap - width : clientX + gap;
+  const beside = left >= edge;
+  const above = clientY - gap - height;
+  const top = beside ? clientY - height / 2 : above >= edge ? above : clientY + gap;
+  const within = (start, size, room) => `${Math.max(edge, Math.min(start, room - size - edge))}px`;
+  Object.assign(tip.style, { left: within(left, width, innerWidth), top: within(top, height, innerHeight) });
 }
 
 function hideTip() {
   tip.hidden = true;
+}
+
+// plotly finds the points at the pointer's place along the axis; the tip has the nearest of them.
+function watch(plot, reach = () => {}, leave = () => {}) {
+  let points = [];
+  const follow = (pointer) => {
+    const top = plot.getBoundingClientRect().top;
+    const away = ({ y, yaxis }) => Math.abs(top + yaxis._offset + yaxis.d2p(y) - pointer.clientY);
+    if (points.length) showTip(points.reduce((best, point) => (away(point) < away(best) ? point : best)), pointer);
+  };
+  plot.on("plotly_hover", (found) => {
+    points = found.points.filter(({ x }) => x === found.points[0].x);
+    reach(points[0].x);
+    follow(found.event);
+  });
+  plot.on("plotly_unhover", () => {
+    points = [];
+    hideTip();
+    leave();
+  });
+  plot.on("plotly_doubleclick", () => {
+    delete plot.homes;
+    draw();
+  });
+  plot.addEventListener("mousemove", follow);
+  plot.addEventListener("mousedown", hideTip);
 }
 
 // Moves the cursor and what is read at it; the figures stay.
@@ -641,7 +716,7 @@ function follow() {
 }
 
 function listen() {
-  const chosen = () => inputs("cell").filter((input) => input.checked).map((input) => input.value);
+  const chosen = () => DATA.cells.map((cell) => cell.name).filter((name) => inputs("cell").find((input) => input.value === name).checked);
   const on = (name, handle) => inputs(name).forEach((input) => input.addEventListener("change", () => handle(input)));
   on("cell", () => change({ cells: chosen() }));
   on("scheme", (input) => change({ scheme: input.value }));
@@ -658,25 +733,26 @@ function listen() {
   }
   element("lag").addEventListener("input", (event) => moveLag(lagsOf(curves)[Number(event.target.value)]));
   element("choices").addEventListener("submit", (event) => event.preventDefault());
-  element("theme").addEventListener("click", () => setTheme(themeOf() === "dark" ? "light" : "dark"));
+  element("theme").addEventListener("click", () => {
+    chosenTheme = themeOf() === "dark" ? "light" : "dark";
+    stored((storage) => storage.setItem("theme", chosenTheme));
+    drawInTheme();
+  });
   element("copy").addEventListener("click", copyLink);
   element("csv").addEventListener("click", saveData);
   for (const button of document.querySelectorAll("button[data-figure]")) button.addEventListener("click", () => saveFigure(button.dataset.figure, button.dataset.format));
-  systemIsDark.addEventListener("change", () => setTheme());
+  systemIsDark.addEventListener("change", drawInTheme);
+  const print = (paper) => () => { onPaper = paper; drawInTheme(); };
+  addEventListener("beforeprint", print(true));
+  addEventListener("afterprint", print(false));
   addEventListener("popstate", follow);
-  gradientPlot.on("plotly_hover", ({ points, event }) => {
-    read(points[0].x);
-    showTip(points[0].x, event.clientX - gradientPlot.getBoundingClientRect().left);
-  });
-  gradientPlot.on("plotly_unhover", () => {
-    hideTip();
-    read(view.lag);
-  });
+  watch(gradientPlot, read, () => read(view.lag));
+  watch(spectrumPlot);
   gradientPlot.on("plotly_click", ({ points }) => moveLag(points[0].x));
 }
 
-function setTheme(theme) {
-  if (theme) document.documentElement.dataset.theme = theme;
+function drawInTheme() {
+  document.documentElement.dataset.theme = themeOf();
   element("theme").textContent = themeOf() === "dark" ? "Light page" : "Dark page";
   draw();
 }
@@ -732,5 +808,5 @@ async function saveFigure(name, format) {
   save(`${name}.${format}`, new Blob([text], { type: format === "svg" ? "image/svg+xml" : "image/png" }));
 }
 
-setTheme();
+drawInTheme();
 listen();

@@ -107,7 +107,9 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "LSTM")) for name in FIELDS]
+)
 def test_a_field_may_be_differentiated(name):
     """Gradients beside central differences, which are right to some 1e-9 here."""
     everything = jax.jit(lambda g, v: sum(jax.tree.leaves(FIELDS[name](g, v))))

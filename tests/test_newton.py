@@ -116,6 +116,7 @@ def test_a31_the_sequential_result(cell, method, dtype, bound):
 # ---- Convergence --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_iteration_makes_one_more_step_exact_and_squares_the_error():
     cell, params, xs, start = chaotic(1.5, 8, 40)
     exact = unroll(cell, params, xs, state=start)[1].states.hidden
@@ -213,6 +214,7 @@ def test_segments_tame_chaos():
     np.testing.assert_allclose(trajectory.outputs[:20], exact, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_damping_where_products_of_jacobians_overflow():
     """float32, 1000 steps: e^(lambda_1 T) is no number, and plain Newton ends in NaN."""
     cell, params, xs, start = chaotic(4.0, 16, 1000, jnp.float32)

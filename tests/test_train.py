@@ -253,6 +253,7 @@ def test_ctrl_c_waits_for_no_unit(tmp_path):
     assert said == "train: stopped after 0 of 2 units; the same command resumes\n"
 
 
+@pytest.mark.slow
 def test_what_diverges_ends_in_one_line(tmp_path):
     result = subprocess.run(
         arguments(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import NullFormatter
 
 from experiments import figures
 from experiments.results import Report, Results
@@ -324,7 +324,7 @@ def _draw_parameters(config: ml_collections.ConfigDict, results: Results) -> Fig
             figures.band(panel, lengths[shown], values[:, shown], markersize=3, **style)
         _floors(panel)
         panel.set(title=figures.label(cell), xlabel="length $T$ (steps)", xscale="log")
-        panel.xaxis.set_major_formatter(ScalarFormatter())
+        panel.xaxis.set_major_formatter("{x:g}")
         panel.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel(r"$\ln\,\|\partial L_T/\partial\theta\|$ (nats)")
     keys = [figures.key(name, linestyle=style) for name, style in styles.items()]

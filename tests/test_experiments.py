@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from runs import saved, smoke
+from smoke_runs import saved, smoke
 
 from experiments import launch
 from experiments.rundir import in_name

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import runs
+import smoke_runs
 
 from experiments import clipping, launch, learners, statistics
 from rnn_jax import elman, unroll
@@ -17,14 +17,14 @@ from rnn_jax.tasks import temporal_order
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
 TASK = temporal_order()
-smoke = functools.partial(runs.smoke, "clipping")
+smoke = functools.partial(smoke_runs.smoke, "clipping")
 
 
 @pytest.fixture(scope="module")
 def run(finished):
     """The smoke variant."""
     folder, report = finished("clipping")
-    return report, runs.saved(folder)
+    return report, smoke_runs.saved(folder)
 
 
 def network(seed=0, hidden_size=8):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from runs import smoke
+from smoke_runs import smoke
 
 from experiments import jacobian_spectrum, phase_diagram
 from experiments.slopes import fitted_slope

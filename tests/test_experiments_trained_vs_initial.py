@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-import runs
+import smoke_runs
 
 from experiments import learners
 from experiments import trained_vs_initial as experiment
@@ -13,14 +13,14 @@ from rnn_jax import elman, schemes, unroll
 from rnn_jax.tasks import adding, characters, python_docs_text
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
-smoke = functools.partial(runs.smoke, "trained_vs_initial")
+smoke = functools.partial(smoke_runs.smoke, "trained_vs_initial")
 
 
 @pytest.fixture(scope="module")
 def run(finished):
     """The smoke variant."""
     folder, report = finished("trained_vs_initial")
-    return report, runs.saved(folder)
+    return report, smoke_runs.saved(folder)
 
 
 def test_update_0_is_the_initial_network():

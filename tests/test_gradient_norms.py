@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
+import smoke_runs
 from jax import lax
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -43,7 +43,7 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parent.parent
 CELL_NAMES = ("elman", "lstm", "gru")
 KEY = ["kind", "source", "cell", "quantity", "seed", "x"]
-smoke = functools.partial(runs.smoke, "gradient_norms")
+smoke = functools.partial(smoke_runs.smoke, "gradient_norms")
 
 
 def small(**changes):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import runs
+import smoke_runs
 
 from configs import long_dependencies as configs
 from experiments import launch, learners, statistics
@@ -19,7 +19,7 @@ from rnn_jax.tasks.long_dependencies import adding
 from rnn_jax.tasks.task import solved_after
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_jax")]
-smoke = functools.partial(runs.smoke, "long_dependencies")
+smoke = functools.partial(smoke_runs.smoke, "long_dependencies")
 
 
 def only(task, length, cell, **changes):
@@ -41,7 +41,7 @@ def only(task, length, cell, **changes):
 def run(finished):
     """The smoke variant."""
     folder, report = finished("long_dependencies")
-    return folder, report, runs.saved(folder)
+    return folder, report, smoke_runs.saved(folder)
 
 
 def test_a_gru_adds_and_tells_the_order(run):

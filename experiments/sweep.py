@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from experiments import checks, figures, launch
 from experiments.gradient_norms import OWN_SCHEME, SCHEMES, TRAJECTORY_THEORY
-from experiments.results import Report
+from experiments.results import Report, Results
 from experiments.slopes import fit_window, quantiles, shown_slope, slope_through, spread
 from rnn_jax import Cell, theory
 from rnn_jax.analysis import gradient_flow, lyapunov_spectrum
@@ -28,7 +28,6 @@ from rnn_jax.base import Params
 from rnn_jax.cells import CELLS, lookup
 from rnn_jax.sharding import over_replicas
 
-Results = Mapping[str, Mapping[str, np.ndarray]]
 SHORTEST = 20
 COLUMNS = (
     "cell", "scheme", "gain", "forget_bias", "length", "quantity", "x", "value", "low", "high",

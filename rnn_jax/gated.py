@@ -17,7 +17,7 @@ from rnn_jax.base import (
     packed_project,
     read_hidden,
 )
-from rnn_jax.schemes import Draw, Scheme, drawn_shapes, packed_init
+from rnn_jax.schemes import CriticalGain, Draw, Scheme, drawn_shapes, packed_init
 
 Equations = Callable[[Params, State, Drive], State]
 """The new state from the old one and the drive x_t W + b."""
@@ -34,7 +34,7 @@ def gated_cell(
     scheme: Scheme | None = None,
     read: ReadFn = read_hidden,
     jacobian: Callable[..., jax.Array] | None = None,
-    critical_gain: Callable[[jax.Array], jax.Array] | None = None,
+    critical_gain: CriticalGain | None = None,
 ) -> Callable[[Equations], Cell]:
     """A decorator that makes a `Cell` of its equations, ``(params, state, drive) -> state``.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rnn_jax.arguments import unknown
 from rnn_jax.base import Cell, HiddenState, Params, packed_project
-from rnn_jax.schemes import packed_init
+from rnn_jax.schemes import CriticalGain, packed_init
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -34,7 +34,7 @@ def _tanh_critical_gain(input_variance: jax.Array) -> jax.Array:
     return critical_gain(input_variance)
 
 
-_CRITICAL_GAINS: Mapping[Activation, Activation] = {
+_CRITICAL_GAINS: Mapping[Activation, CriticalGain] = {
     jnp.tanh: _tanh_critical_gain,
     _identity: jnp.ones_like,
 }

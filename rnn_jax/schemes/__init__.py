@@ -27,7 +27,7 @@ A configuration names a scheme by its key in `SCHEMES` or `PRESETS`:
 from collections.abc import Callable, Mapping
 
 from rnn_jax.schemes.criticality import critical
-from rnn_jax.schemes.layout import Draw, Layout, Scheme
+from rnn_jax.schemes.layout import CriticalGain, Draw, Layout, Scheme
 from rnn_jax.schemes.literature import (
     chrono,
     gaussian,
@@ -42,6 +42,7 @@ from rnn_jax.schemes.presets import PRESETS, equinox, flax_linen, flax_nnx, haik
 __all__ = [
     "PRESETS",
     "SCHEMES",
+    "CriticalGain",
     "Draw",
     "Layout",
     "Scheme",

@@ -93,4 +93,4 @@ def critical(
 
 
 def _is_vanilla(layout: Layout) -> bool:
-    return len(layout.gates) == 1
+    return layout.keep is None and len(layout.gates) == 1

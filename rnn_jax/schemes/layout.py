@@ -7,6 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
+CriticalGain = Callable[[jax.Array], jax.Array]
+"""The gain of recurrent kernels between vanishing and exploding gradients: from the bias of the
+gate that keeps the state, or in a cell of one gate that keeps nothing, from the variance of the
+input's part of a pre-activation."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -23,9 +28,7 @@ class Layout:
       recurrent_bias: the gate with a second bias inside the recurrence (GRU "candidate", b_hn).
       dtype: of all parameters.
       recurrent_size: of the vector that is fed back, if not H (a projected LSTM).
-      critical_gain: of the recurrent kernels, between vanishing and exploding gradients; from the
-        bias of the gate that keeps the state, or in a cell of a single gate from the variance of
-        the input's part of a pre-activation. None where it is not known.
+      critical_gain: None where it is not known.
     """
 
     cell: str
@@ -36,7 +39,7 @@ class Layout:
     recurrent_bias: str | None
     dtype: Any
     recurrent_size: int | None = None
-    critical_gain: Callable[[jax.Array], jax.Array] | None = None
+    critical_gain: CriticalGain | None = None
 
     @property
     def kernel_shape(self) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rnn_jax.arguments import check_key
 from rnn_jax.base import InitFn, Params, Shapes
-from rnn_jax.schemes.layout import Draw, Layout, Scheme
+from rnn_jax.schemes.layout import CriticalGain, Draw, Layout, Scheme
 from rnn_jax.schemes.literature import gaussian, orthogonal
 
 
@@ -24,7 +24,7 @@ def packed_init(
     default: Scheme | None = None,
     recurrent_size: int | None = None,
     recurrent: bool = True,
-    critical_gain: Callable[[jax.Array], jax.Array] | None = None,
+    critical_gain: CriticalGain | None = None,
 ) -> InitFn:
     """The ``init`` of a packed-kernel cell, with the fields of its `Layout`.
 
